@@ -1,0 +1,6 @@
+"""Numba integer kernels, the NumPy reference and the executor of integer programs (no torch)."""
+
+from __future__ import annotations
+
+if __name__ != "lpgnas.kernels":  # another distribution owns the bare name: two copies of one module must not coexist
+    raise ImportError(f"import this package as lpgnas.kernels, not as {__name__!r}")

@@ -1,0 +1,1 @@
+"""The graph that ships inside the package (see `NOTICE.md` beside it)."""
