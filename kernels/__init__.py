@@ -2,5 +2,5 @@
 
 from __future__ import annotations
 
-if __name__ != "lpgnas.kernels":  # another distribution owns the bare name: two copies of one module must not coexist
+if __name__ != "lpgnas.kernels":  # another distribution owns the bare name: refuse a second copy
     raise ImportError(f"import this package as lpgnas.kernels, not as {__name__!r}")
