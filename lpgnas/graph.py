@@ -7,6 +7,7 @@ taken as given: duplicates count twice, and a self-loop is an edge like any othe
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +18,7 @@ from lpgnas.errors import GraphError
 FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int64]
 BoolArray = npt.NDArray[np.bool_]
-Features = FloatArray | sparse.csr_array
+Features: TypeAlias = FloatArray | sparse.csr_array
 """Node features [N, F] float32, dense or CSR; CSR indices are sorted and free of duplicates."""
 
 

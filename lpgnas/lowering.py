@@ -1,0 +1,370 @@
+"""Lowering: a spec and trained codes become an `IntegerProgram` with proved accumulators. No torch here.
+
+The trained model hands over `LayerCodes` (see `layers.QuantizedModel.layer_codes`); this file decides every shift.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from lpgnas.components import Component
+from lpgnas.errors import LoweringError, ProgramError
+from lpgnas.integer_program import (
+    COEFFICIENT_BITS,
+    MAX_DEGREE_LIMIT,
+    MAX_PROBABILITY,
+    MAX_SCORE_FRACTION,
+    RECIPROCAL_BITS,
+    ROW_FACTOR_BITS,
+    Aggregate,
+    Array,
+    Codes,
+    IntegerProgram,
+    Lookup,
+    Operation,
+    Score,
+    Tensor,
+    Transform,
+    accumulator_bits,
+    narrow,
+    softmax_table,
+)
+from lpgnas.number_formats import FixedPoint, FormatChoice, Rounding, round_to_int
+from lpgnas.operators import ACTIVATIONS, ATTENTIONS, Activation
+from lpgnas.proofs import aggregate_bounds, check_program, score_bound, transform_bounds
+from lpgnas.spec import LayerSpec, ModelSpec
+
+BIAS_BITS = 16
+LEAKY_SLOPE_BITS = 2
+"""The leaky ReLU of a score has slope 2^-2."""
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """Integer codes (any shape) and the fraction of their format."""
+
+    codes: npt.NDArray[np.int64]
+    fraction: int
+
+
+@dataclass(frozen=True)
+class LayerCodes:
+    """What training fixes of one block: codes of its parameters and the fractions of its tensors.
+
+    Attributes:
+        weight: [width, F_in].
+        bias: [width], 16-bit codes.
+        message_fraction: of the transform's output.
+        output_fraction: of `activation`, or of `output` in the last block.
+        aggregate_fraction: of `aggregate`; used by activations by table.
+        shortcut_weight: [width, F_in] for a linear shortcut.
+        shortcut_fraction: of the linear shortcut's output.
+        source_attention: [heads, width / heads] for a learned attention; shares its fraction with the next.
+        target_attention: likewise.
+        score_fraction: of the edge scores, 0 to 4.
+    """
+
+    weight: Quantized
+    bias: Quantized
+    message_fraction: int
+    output_fraction: int
+    aggregate_fraction: int = 0
+    shortcut_weight: Quantized | None = None
+    shortcut_fraction: int = 0
+    source_attention: Quantized | None = None
+    target_attention: Quantized | None = None
+    score_fraction: int = 0
+
+
+def activation_table(activation: Activation, source: FixedPoint, target: FixedPoint, rounding: Rounding) -> Codes:
+    """One code of `target` for each code of `source`, lowest first (float64 at lowering; data afterwards).
+
+    Raises:
+        LoweringError: the activation is a clamp and has no table.
+    """
+    if activation.function is None:
+        raise LoweringError(f"activation {activation.name!r} is a clamp and has no table")
+    values = np.ldexp(np.arange(source.low, source.high + 1, dtype=np.float64), -source.fraction)
+    scaled = np.ldexp(activation.function(values), target.fraction)
+    codes = np.clip(round_to_int(scaled, rounding), target.low, target.high).astype(np.int64)
+    return narrow(codes, target.low, target.high)
+
+
+def clamp_range(activation: Activation, fmt: FixedPoint, rounding: Rounding) -> tuple[int, int]:
+    """Lowest and highest code that a clamping activation leaves in `fmt`."""
+    low, high = fmt.low, fmt.high
+    if activation.low is not None:
+        low = max(low, int(round_to_int(np.ldexp(np.float64(activation.low), fmt.fraction), rounding)))
+    if activation.high is not None:
+        high = min(high, int(round_to_int(np.ldexp(np.float64(activation.high), fmt.fraction), rounding)))
+    return low, high
+
+
+def lower(
+    spec: ModelSpec,
+    codes: tuple[LayerCodes, ...],
+    *,
+    input_fraction: int,
+    max_degree: int,
+    metadata: dict[str, str] | None = None,
+) -> IntegerProgram:
+    """The integer program of a trained model.
+
+    Args:
+        spec: the choices.
+        codes: one entry a layer.
+        input_fraction: fraction of the features' format.
+        max_degree: most incoming edges of a node that the program is proved for.
+        metadata: facts to keep in the file.
+
+    Raises:
+        LoweringError: a Float32 component, or a bound that cannot be proved; the message names it.
+    """
+    _refuse_float(spec)
+    if not 0 <= max_degree <= MAX_DEGREE_LIMIT:
+        raise LoweringError(f"max_degree {max_degree} is not in 0 to {MAX_DEGREE_LIMIT}")
+    if len(codes) != len(spec.layers):
+        raise LoweringError(f"{len(codes)} layers of codes for a spec of {len(spec.layers)} layers")
+    source = Tensor(
+        "x", spec.num_features, spec.input_format.bits, input_fraction, spec.input_signed, 0, Component.INPUT
+    )
+    builder = _Builder(spec, max_degree, source)
+    for index, layer_codes in enumerate(codes):
+        builder.add_layer(index, layer_codes)
+    program = IntegerProgram(
+        num_features=spec.num_features,
+        num_classes=spec.num_classes,
+        rounding=spec.rounding,
+        row_normalize=spec.row_normalize,
+        max_degree=max_degree,
+        input=source,
+        output=builder.current.name,
+        tensors=tuple(builder.tensors),
+        operations=tuple(builder.operations),
+        arrays=tuple(builder.arrays),
+        metadata=metadata or {},
+    )
+    try:
+        check_program(program)
+    except ProgramError as error:
+        raise LoweringError(f"this model has no exact integer form: {error}") from error
+    return program
+
+
+def _refuse_float(spec: ModelSpec) -> None:
+    floats = ["input"] if spec.input_format.kind == "float32" else []
+    for index, layer in enumerate(spec.layers):
+        floats += [f"layer {index} {c.value}" for c, choice in layer.formats.items() if choice.kind == "float32"]
+    if floats:
+        raise LoweringError(
+            f"Float32 components cannot be lowered: {', '.join(floats)}; choose fixed, binary or ternary formats"
+        )
+
+
+class _Builder:
+    """Appends the operations of one block after the other."""
+
+    def __init__(self, spec: ModelSpec, max_degree: int, source: Tensor) -> None:
+        self._spec = spec
+        self._max_degree = max_degree
+        self.current = source
+        self.tensors: list[Tensor] = []
+        self.operations: list[Operation] = []
+        self.arrays: list[Array] = []
+
+    def add_layer(self, index: int, codes: LayerCodes) -> None:
+        layer = self._spec.layers[index]
+        block_input = self.current
+        message = self._transform(index, layer, codes.weight, codes.message_fraction, "message")
+        shortcut = None
+        if layer.shortcut == "identity":
+            shortcut = block_input
+        elif layer.shortcut == "linear":
+            shortcut = self._linear_shortcut(index, layer, codes)
+        self._aggregate(index, layer, codes, message, shortcut)
+
+    def _linear_shortcut(self, index: int, layer: LayerSpec, codes: LayerCodes) -> Tensor:
+        if codes.shortcut_weight is None:
+            raise LoweringError(f"layer {index}: a linear shortcut without a weight")
+        return self._transform(index, layer, codes.shortcut_weight, codes.shortcut_fraction, "shortcut")
+
+    def _tensor(self, name: str, columns: int, fmt: FixedPoint, layer: int, component: Component) -> Tensor:
+        tensor = Tensor(name, columns, fmt.bits, fmt.fraction, fmt.signed, layer, component)
+        self.tensors.append(tensor)
+        return tensor
+
+    def _constant(self, name: str, choice: FormatChoice, values: Quantized, layer: int, component: Component) -> Array:
+        kind: Literal["fixed", "binary", "ternary"]
+        kind = "binary" if choice.kind == "binary" else "ternary" if choice.kind == "ternary" else "fixed"
+        low, high = (-1, 1) if kind != "fixed" else (-(1 << (choice.bits - 1)), (1 << (choice.bits - 1)) - 1)
+        stored = narrow(values.codes, low, high)
+        array = Array(name, "weight", kind, choice.bits, values.fraction, True, layer, component, stored)
+        self.arrays.append(array)
+        return array
+
+    def _transform(self, index: int, layer: LayerSpec, weight: Quantized, fraction: int, name: str) -> Tensor:
+        source = self.current
+        array_name = f"layer{index}/{'linear' if name == 'message' else name}_weight"
+        choice = layer.formats[Component.LINEAR_WEIGHT]
+        array = self._constant(array_name, choice, weight, index, Component.LINEAR_WEIGHT)
+        fmt = FixedPoint(layer.formats[Component.MESSAGE].bits, fraction)
+        out = self._tensor(f"layer{index}/{name}", layer.width, fmt, index, Component.MESSAGE)
+        row_factor = index == 0 and self._spec.row_normalize
+        degree_factor = name == "message" and ATTENTIONS.get(layer.attention).degree_factors
+        places = weight.fraction + (ROW_FACTOR_BITS if row_factor else source.fraction)
+        shift = places + (COEFFICIENT_BITS if degree_factor else 0) - fraction
+        bound, total = transform_bounds(
+            array.values, source, row_factor=row_factor, degree_factor=degree_factor, shift=shift
+        )
+        self.operations.append(
+            Transform(
+                layer=index,
+                input=source.name,
+                output=out.name,
+                weight=array.name,
+                row_factor=row_factor,
+                degree_factor=degree_factor,
+                self_loops=layer.self_loops,
+                shift=shift,
+                accumulator_bits=accumulator_bits(bound),
+                accumulator_bound=bound,
+                total_bound=total,
+            )
+        )
+        return out
+
+    def _scores(self, index: int, layer: LayerSpec, codes: LayerCodes, message: Tensor) -> tuple[Score, int, str]:
+        if codes.source_attention is None or codes.target_attention is None:
+            raise LoweringError(f"layer {index}: attention {layer.attention} without attention weights")
+        if codes.source_attention.fraction != codes.target_attention.fraction:
+            raise LoweringError(f"layer {index}: the two attention weights must share one fraction")
+        if not 0 <= codes.score_fraction <= MAX_SCORE_FRACTION:
+            raise LoweringError(
+                f"layer {index}: score fraction {codes.score_fraction} is not 0 to {MAX_SCORE_FRACTION}"
+            )
+        choice = layer.formats[Component.ATTENTION_WEIGHT]
+        source, target = (
+            self._constant(f"layer{index}/{side}_attention_weight", choice, values, index, Component.ATTENTION_WEIGHT)
+            for side, values in (("source", codes.source_attention), ("target", codes.target_attention))
+        )
+        places = message.fraction + codes.source_attention.fraction
+        for side in ("source", "target"):
+            self.tensors.append(Tensor(f"layer{index}/{side}_score", layer.heads, 32, places, True, index, None))
+        table = narrow(softmax_table(codes.score_fraction), 0, MAX_PROBABILITY)
+        self.arrays.append(
+            Array(f"layer{index}/softmax_table", "table", "fixed", 7, 0, False, index, Component.SCORE, table)
+        )
+        score = Score(
+            layer=index,
+            input=message.name,
+            source_output=f"layer{index}/source_score",
+            target_output=f"layer{index}/target_score",
+            source_weight=source.name,
+            target_weight=target.name,
+            heads=layer.heads,
+            accumulator_bound=score_bound(source.values, target.values, message),
+        )
+        self.operations.append(score)
+        return score, places + LEAKY_SLOPE_BITS - codes.score_fraction, f"layer{index}/softmax_table"
+
+    def _aggregate(
+        self, index: int, layer: LayerSpec, codes: LayerCodes, message: Tensor, shortcut: Tensor | None
+    ) -> None:
+        attention, activation = ATTENTIONS.get(layer.attention), ACTIVATIONS.get(layer.activation)
+        score, score_shift, table, score_format = None, 0, None, None
+        if attention.learned:
+            score, score_shift, table = self._scores(index, layer, codes, message)
+            score_format = FixedPoint(layer.formats[Component.SCORE].bits, codes.score_fraction)
+        bias = Array(
+            f"layer{index}/bias",
+            "bias",
+            "fixed",
+            BIAS_BITS,
+            codes.bias.fraction,
+            True,
+            index,
+            None,
+            narrow(codes.bias.codes, -(1 << 15), (1 << 15) - 1),
+        )
+        self.arrays.append(bias)
+        term = message.fraction
+        term += RECIPROCAL_BITS if attention.learned else 0
+        term += COEFFICIENT_BITS if attention.degree_factors or layer.aggregation == "mean" else 0
+        finest = max(term, bias.fraction, term if shortcut is None else shortcut.fraction)
+        target, clamp = self._rounded_format(index, layer, codes, activation)
+        aggregate = Aggregate(
+            layer=index,
+            input=message.name,
+            output=target.name,
+            attention=layer.attention,
+            aggregation=layer.aggregation,
+            self_loops=layer.self_loops,
+            heads=layer.heads,
+            source_scores=None if score is None else score.source_output,
+            target_scores=None if score is None else score.target_output,
+            score_shift=score_shift,
+            score_low=0 if score_format is None else score_format.low,
+            score_high=0 if score_format is None else score_format.high,
+            table=table,
+            term_shift=finest - term,
+            bias=bias.name,
+            bias_shift=finest - bias.fraction,
+            shortcut=None if shortcut is None else shortcut.name,
+            shortcut_shift=0 if shortcut is None else finest - shortcut.fraction,
+            shift=finest - target.fraction,
+            clamp_low=clamp[0],
+            clamp_high=clamp[1],
+            accumulator_bits=32,
+            accumulator_bound=0,
+            total_bound=0,
+        )
+        bound, total = aggregate_bounds(aggregate, message, shortcut, bias.values, self._max_degree)
+        self.operations.append(
+            replace(aggregate, accumulator_bits=accumulator_bits(bound), accumulator_bound=bound, total_bound=total)
+        )
+        self.current = target
+        if activation.function is not None:
+            self._lookup(index, layer, codes, activation, target)
+
+    def _output(self, index: int, layer: LayerSpec, fraction: int) -> tuple[str, FixedPoint, Component]:
+        last = index == len(self._spec.layers) - 1
+        component = Component.OUTPUT if last else Component.ACTIVATION
+        signed = ACTIVATIONS.get(layer.activation).signed
+        name = "logits" if last else f"layer{index}/activation"
+        return name, FixedPoint(layer.formats[component].bits, fraction, signed), component
+
+    def _rounded_format(
+        self, index: int, layer: LayerSpec, codes: LayerCodes, activation: Activation
+    ) -> tuple[Tensor, tuple[int, int]]:
+        """The tensor that the aggregation rounds into, and its clamp."""
+        if activation.function is not None:
+            fmt = FixedPoint(layer.formats[Component.AGGREGATE].bits, codes.aggregate_fraction)
+            out = self._tensor(f"layer{index}/aggregate", layer.width, fmt, index, Component.AGGREGATE)
+            return out, (fmt.low, fmt.high)
+        name, fmt, component = self._output(index, layer, codes.output_fraction)
+        return self._tensor(name, layer.width, fmt, index, component), clamp_range(activation, fmt, self._spec.rounding)
+
+    def _lookup(self, index: int, layer: LayerSpec, codes: LayerCodes, activation: Activation, source: Tensor) -> None:
+        name, fmt, component = self._output(index, layer, codes.output_fraction)
+        table = activation_table(
+            activation, FixedPoint(source.bits, source.fraction, source.signed), fmt, self._spec.rounding
+        )
+        array = Array(
+            f"layer{index}/activation_table",
+            "table",
+            "fixed",
+            fmt.bits,
+            fmt.fraction,
+            fmt.signed,
+            index,
+            component,
+            table,
+        )
+        self.arrays.append(array)
+        out = self._tensor(name, layer.width, fmt, index, component)
+        self.operations.append(Lookup(layer=index, input=source.name, output=out.name, table=array.name))
+        self.current = out

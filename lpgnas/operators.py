@@ -1,0 +1,87 @@
+"""The operators of a block: attention, aggregation and activation, each described by one frozen row.
+
+A row says what every stage needs to know, so that fake-quantisation, cost, lowering, reference, kernel and emitter
+agree on it. An activation by table needs nothing but its row: all stages take it from the table.
+Attention types and their formulas: GraphNAS (Gao et al. 2019); the integer forms are `docs/integer_semantics.md`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from lpgnas.registry import Registry
+
+FloatArray = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Attention:
+    """How an edge weighs its message.
+
+    Attributes:
+        name: the name in a spec.
+        aggregations: aggregations that it allows.
+        degree_factors: both sides are scaled by `degree^-1/2` (GCN, Kipf & Welling 2017).
+        learned: edge scores from `attention_weight`, through a softmax over the incoming edges of the target.
+    """
+
+    name: str
+    aggregations: frozenset[str]
+    degree_factors: bool = False
+    learned: bool = False
+
+
+@dataclass(frozen=True)
+class Aggregation:
+    """How the messages of a node's incoming edges become one: `sum`, `mean` (by in-degree) or `max` (0 if none)."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class Activation:
+    """The function after the aggregation.
+
+    Attributes:
+        name: the name in a spec.
+        signed: whether its output codes are signed.
+        low: real lower clamp, or None.
+        high: real upper clamp, or None.
+        function: for an activation by table, the real function (float64, elementwise) behind the table; the
+            aggregate is then rounded into its own format first. None for a clamp, which rounds only once.
+    """
+
+    name: str
+    signed: bool
+    low: float | None = None
+    high: float | None = None
+    function: Callable[[FloatArray], FloatArray] | None = None
+
+
+ATTENTIONS: Registry[Attention] = Registry("attention")
+AGGREGATIONS: Registry[Aggregation] = Registry("aggregation")
+ACTIVATIONS: Registry[Activation] = Registry("activation")
+
+_ANY = frozenset({"sum", "mean", "max"})
+for _attention in (
+    Attention("const", _ANY),
+    Attention("gcn", frozenset({"sum"}), degree_factors=True),
+    Attention("gat", _ANY, learned=True),
+):
+    ATTENTIONS.add(_attention.name, _attention)
+for _aggregation in (Aggregation("sum"), Aggregation("mean"), Aggregation("max")):
+    AGGREGATIONS.add(_aggregation.name, _aggregation)
+for _activation in (
+    Activation("none", signed=True),
+    Activation("relu", signed=False, low=0.0),
+    Activation("relu6", signed=False, low=0.0, high=6.0),
+    Activation("tanh", signed=True, function=np.tanh),
+):
+    ACTIVATIONS.add(_activation.name, _activation)
+
+SHORTCUTS = ("none", "identity", "linear")
+"""What is added to the aggregation's accumulator: nothing, the block's input, or a linear map of it."""

@@ -1,0 +1,197 @@
+"""`program.npz`: an integer program as a deterministic, checksummed archive without pickle.
+
+Members: `header` (UTF-8 JSON), `array_<k>` (the packed codes of the k-th constant), `checksum` (SHA-256 of the others).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import zipfile
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+import numpy.typing as npt
+
+from lpgnas.components import Component
+from lpgnas.errors import LpgnasError, ProgramError
+from lpgnas.integer_program import Array, Codes, IntegerProgram, Operation, Tensor, narrow
+from lpgnas.number_formats import Rounding
+from lpgnas.proofs import check_program
+
+SCHEMA_VERSION = 1
+PACKING = "little-endian bits: element k holds bits [k*b, (k+1)*b), least significant first; binary code c as (c+1)/2"
+_OPERATIONS: dict[str, type] = {kind.__name__.lower(): kind for kind in get_args(Operation)}
+
+
+def pack_codes(values: Codes, bits: int, kind: str) -> npt.NDArray[np.uint8]:
+    """Codes of any shape as packed bytes, `ceil(size * bits / 8)` uint8; see `PACKING`."""
+    flat = values.astype(np.int64).ravel()
+    raw = (flat + 1) >> 1 if kind == "binary" else flat & ((1 << bits) - 1)
+    planes = (raw[:, None] >> np.arange(bits)) & 1
+    return np.packbits(planes.astype(np.uint8).ravel(), bitorder="little")
+
+
+def unpack_codes(
+    packed: npt.NDArray[np.uint8], shape: tuple[int, ...], bits: int, kind: str, *, signed: bool
+) -> npt.NDArray[np.int64]:
+    """The codes that `pack_codes` packed, int64 of `shape`."""
+    size = int(np.prod(shape))
+    planes = np.unpackbits(packed, count=size * bits, bitorder="little").reshape(size, bits).astype(np.int64)
+    raw = planes @ (np.int64(1) << np.arange(bits, dtype=np.int64))
+    if kind == "binary":
+        return (2 * raw - 1).reshape(shape)
+    if signed or kind == "ternary":
+        raw = np.where(raw >> (bits - 1) == 1, raw - (1 << bits), raw)
+    return raw.reshape(shape)
+
+
+def to_bytes(program: IntegerProgram) -> bytes:
+    """The bytes of `program.npz`: equal programs give equal bytes."""
+    header = {
+        "format": "lpgnas integer program",
+        "schema_version": SCHEMA_VERSION,
+        "packing": PACKING,
+        "num_features": program.num_features,
+        "num_classes": program.num_classes,
+        "rounding": program.rounding.value,
+        "row_normalize": program.row_normalize,
+        "max_degree": program.max_degree,
+        "input": asdict(program.input),
+        "output": program.output,
+        "tensors": [asdict(tensor) for tensor in program.tensors],
+        "operations": [{"op": type(op).__name__.lower(), **asdict(op)} for op in program.operations],
+        "arrays": [_array_header(array) for array in program.arrays],
+        "metadata": program.metadata,
+    }
+    members = {"header": np.frombuffer(json.dumps(header, sort_keys=True).encode(), dtype=np.uint8)}
+    members |= {f"array_{k}": pack_codes(a.values, a.bits, a.kind) for k, a in enumerate(program.arrays)}
+    members["checksum"] = np.frombuffer(_checksum(members), dtype=np.uint8)
+    buffer = io.BytesIO()
+    np.savez(buffer, allow_pickle=False, **members)
+    return buffer.getvalue()
+
+
+def from_bytes(content: bytes) -> IntegerProgram:
+    """The program in the bytes of a `program.npz`.
+
+    Raises:
+        ProgramError: not such a file, damaged, of another schema, or with a proof that does not hold.
+    """
+    try:
+        with np.load(io.BytesIO(content), allow_pickle=False) as archive:
+            members = {name: archive[name] for name in archive.files}
+    except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile, NotImplementedError) as error:
+        raise ProgramError(f"not a readable program.npz: {error}") from error
+    if "header" not in members or "checksum" not in members:
+        raise ProgramError(f"not a program.npz: it holds {', '.join(sorted(members)) or 'nothing'}")
+    if members.pop("checksum").tobytes() != _checksum(members):
+        raise ProgramError("program.npz is damaged: its checksum differs from its content")
+    try:
+        program = _from_header(json.loads(members["header"].tobytes()), members)
+    except LpgnasError:
+        raise
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ProgramError(f"program.npz has a malformed header: {error!r}") from error
+    check_program(program)
+    return program
+
+
+def load_program(path: Path) -> IntegerProgram:
+    """Read and check `program.npz`.
+
+    Raises:
+        ProgramError: the file is missing, or as `from_bytes`.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise ProgramError(f"cannot read {path}: {error.strerror}") from error
+    try:
+        return from_bytes(content)
+    except ProgramError as error:
+        raise ProgramError(f"{path}: {error}") from error
+
+
+def _array_header(array: Array) -> dict[str, Any]:
+    described = {f.name: getattr(array, f.name) for f in fields(array) if f.name != "values"}
+    return {**described, "shape": list(array.values.shape)}
+
+
+def _checksum(members: dict[str, npt.NDArray[np.uint8]]) -> bytes:
+    digest = hashlib.sha256()
+    for name in sorted(members):
+        digest.update(f"{name}:{members[name].dtype}:{members[name].shape};".encode())
+        digest.update(members[name].tobytes())
+    return digest.digest()
+
+
+def _from_header(header: dict[str, Any], members: dict[str, npt.NDArray[np.uint8]]) -> IntegerProgram:
+    version = header["schema_version"]
+    if version != SCHEMA_VERSION:
+        raise ProgramError(f"program.npz has schema version {version}, this lpgnas reads {SCHEMA_VERSION}")
+    if header["packing"] != PACKING:
+        raise ProgramError(f"program.npz states an unknown packing: {header['packing']!r}")
+    return IntegerProgram(
+        num_features=_typed(header, "num_features", int),
+        num_classes=_typed(header, "num_classes", int),
+        rounding=Rounding(header["rounding"]),
+        row_normalize=_typed(header, "row_normalize", bool),
+        max_degree=_typed(header, "max_degree", int),
+        input=_tensor(header["input"]),
+        output=_typed(header, "output", str),
+        tensors=tuple(_tensor(raw) for raw in header["tensors"]),
+        operations=tuple(_operation(raw) for raw in header["operations"]),
+        arrays=tuple(_array(raw, members[f"array_{k}"]) for k, raw in enumerate(header["arrays"])),
+        metadata={str(key): str(value) for key, value in header["metadata"].items()},
+    )
+
+
+def _typed(raw: dict[str, Any], key: str, kind: type) -> Any:  # noqa: ANN401 - a JSON value of the type asked for
+    if type(raw[key]) is not kind:
+        raise ProgramError(f"program.npz: {key} must be {kind.__name__}, got {raw[key]!r}")
+    return raw[key]
+
+
+def _component(raw: str | None) -> Component | None:
+    return None if raw is None else Component(raw)
+
+
+def _check_field_types(kind: type, raw: dict[str, Any]) -> None:
+    expected = {"int": (int,), "str": (str,), "bool": (bool,), "str | None": (str, type(None))}
+    for item in fields(kind):
+        allowed = expected.get(str(item.type))
+        if allowed is not None and type(raw[item.name]) not in allowed:
+            raise ProgramError(f"program.npz: {item.name} must be {item.type}, got {raw[item.name]!r}")
+
+
+def _tensor(raw: dict[str, Any]) -> Tensor:
+    _check_field_types(Tensor, raw)
+    return Tensor(**{**raw, "component": _component(raw["component"])})
+
+
+def _operation(raw: dict[str, Any]) -> Operation:
+    kind = _OPERATIONS.get(raw["op"])
+    if kind is None:
+        raise ProgramError(f"program.npz holds an unknown operation {raw['op']!r}; update lpgnas")
+    arguments = {key: value for key, value in raw.items() if key != "op"}
+    _check_field_types(kind, arguments)
+    operation: Operation = kind(**arguments)
+    return operation
+
+
+def _array(raw: dict[str, Any], packed: npt.NDArray[np.uint8]) -> Array:
+    described = {key: value for key, value in raw.items() if key != "shape"}
+    shape = tuple(int(size) for size in raw["shape"])
+    kind, bits, signed = described["kind"], int(described["bits"]), bool(described["signed"])
+    if kind not in ("fixed", "binary", "ternary") or not 1 <= bits <= 16 or any(size < 1 for size in shape):
+        raise ProgramError(f"program.npz: array {described['name']!r} has an impossible format or shape")
+    if packed.dtype != np.uint8 or packed.size != (int(np.prod(shape)) * bits + 7) // 8:
+        raise ProgramError(f"program.npz: array {described['name']!r} has {packed.size} bytes, not those of its shape")
+    described["component"] = _component(described["component"])
+    codes = unpack_codes(packed, shape, bits, kind, signed=signed)
+    array = Array(**described, values=narrow(codes, int(codes.min()), int(codes.max())))
+    return Array(**{**described, "values": narrow(codes, array.low, array.high)})

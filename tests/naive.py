@@ -1,0 +1,164 @@
+"""`docs/integer_semantics.md` in plain Python integers: the independent reference of every executor.
+
+It imports nothing of lpgnas and reads only the fields of a program. Slow on purpose: no NumPy arithmetic, no tricks.
+"""
+
+from __future__ import annotations
+
+import math
+from fractions import Fraction
+from typing import Any
+
+Matrix = list[list[int]]
+
+
+def round_fraction(value: Fraction, rounding: str) -> int:
+    """The integer that `rounding` makes of an exact rational."""
+    if rounding == "floor":
+        return math.floor(value)
+    if rounding == "half_up":
+        return math.floor(value + Fraction(1, 2))
+    return round(value)  # Python rounds halves of a Fraction to even
+
+
+def requantize(value: int, shift: int, low: int, high: int, rounding: str) -> int:
+    """`value * 2^-shift` rounded once and saturated."""
+    exact = Fraction(value) / (1 << shift) if shift > 0 else Fraction(value * (1 << -shift))
+    return min(max(round_fraction(exact, rounding), low), high)
+
+
+def rsqrt15(degree: int) -> int:
+    """The largest c with (2c - 1)^2 d <= 2^32; 0 for degree 0."""
+    return 0 if degree == 0 else (1 + math.isqrt((1 << 32) // degree)) // 2
+
+
+def reciprocal(bits: int, denominator: int) -> int:
+    """`floor(2^bits / d + 1/2)`; 0 for d = 0."""
+    return 0 if denominator == 0 else math.floor(Fraction(1 << bits, denominator) + Fraction(1, 2))
+
+
+def quantize_input(x: Any, fmt: Any, rounding: str) -> Matrix:
+    """Codes of float32 features [N][F]."""
+    rows = []
+    for row in x:
+        codes = []
+        for value in row:
+            exact = Fraction(float(value)) * Fraction(2) ** fmt.fraction
+            codes.append(min(max(round_fraction(exact, rounding), fmt.low), fmt.high))
+        rows.append(codes)
+    return rows
+
+
+def run(program: Any, x: Any, edge_index: Any) -> Matrix:
+    """Codes of the logits [N][C] of `program` on features `x` [N][F] and edges [2][E]."""
+    rounding = str(program.rounding)
+    tensors: dict[str, Matrix] = {"x": quantize_input(x, program.input, rounding)}
+    sources, targets = ([int(node) for node in row] for row in edge_index)
+    edges = list(zip(sources, targets, strict=True))
+    for operation in program.operations:
+        kind = type(operation).__name__
+        if kind == "Transform":
+            tensors[operation.output] = _transform(program, operation, tensors, edges)
+        elif kind == "Score":
+            for weight, out in (
+                (operation.source_weight, operation.source_output),
+                (operation.target_weight, operation.target_output),
+            ):
+                tensors[out] = _score(program, operation, tensors[operation.input], weight)
+        elif kind == "Aggregate":
+            tensors[operation.output] = _aggregate(program, operation, tensors, edges)
+        elif kind == "Lookup":
+            table = [int(code) for code in program.array(operation.table).values]
+            low = program.tensor(operation.input).low
+            tensors[operation.output] = [[table[code - low] for code in row] for row in tensors[operation.input]]
+        else:
+            raise AssertionError(f"the naive reference does not know {kind}")
+    return tensors[program.output]
+
+
+def _incoming(edges: list[tuple[int, int]], nodes: int, self_loops: bool) -> list[list[int]]:
+    incoming: list[list[int]] = [[] for _ in range(nodes)]
+    for source, target in edges:
+        incoming[target].append(source)
+    if self_loops:
+        for node in range(nodes):
+            incoming[node].append(node)
+    return incoming
+
+
+def _transform(program: Any, operation: Any, tensors: dict[str, Matrix], edges: list[tuple[int, int]]) -> Matrix:
+    weight = [[int(code) for code in row] for row in program.array(operation.weight).values]
+    out = program.tensor(operation.output)
+    incoming = _incoming(edges, len(tensors["x"]), operation.self_loops)
+    result = []
+    for node, row in enumerate(tensors[operation.input]):
+        present = [(column, code) for column, code in enumerate(row) if code]
+        codes = []
+        for weights in weight:
+            total = sum(code * weights[column] for column, code in present)
+            if operation.row_factor:
+                total *= reciprocal(24, sum(row))
+            if operation.degree_factor:
+                total *= rsqrt15(len(incoming[node]))
+            codes.append(requantize(total, operation.shift, out.low, out.high, str(program.rounding)))
+        result.append(codes)
+    return result
+
+
+def _score(program: Any, operation: Any, message: Matrix, weight_name: str) -> Matrix:
+    weight = [[int(code) for code in row] for row in program.array(weight_name).values]
+    width = len(weight[0])
+    return [
+        [sum(row[k * width + c] * weight[k][c] for c in range(width)) for k in range(operation.heads)]
+        for row in message
+    ]
+
+
+def _probabilities(
+    program: Any, operation: Any, tensors: dict[str, Matrix], node: int, head: int, sources: list[int]
+) -> list[int]:
+    """P of each edge into `node`: the base-2 softmax of its scores, by table."""
+    scores = []
+    for source in sources:
+        raw = tensors[operation.source_scores][source][head] + tensors[operation.target_scores][node][head]
+        leaky = 4 * raw if raw >= 0 else raw
+        scores.append(
+            requantize(leaky, operation.score_shift, operation.score_low, operation.score_high, str(program.rounding))
+        )
+    table = [int(code) for code in program.array(operation.table).values]
+    largest = max(scores, default=0)
+    return [table[largest - score] if largest - score < len(table) else 0 for score in scores]
+
+
+def _aggregate(program: Any, operation: Any, tensors: dict[str, Matrix], edges: list[tuple[int, int]]) -> Matrix:
+    message = tensors[operation.input]
+    incoming = _incoming(edges, len(message), operation.self_loops)
+    width = len(message[0]) // operation.heads
+    bias = None if operation.bias is None else [int(code) for code in program.array(operation.bias).values]
+    shortcut = None if operation.shortcut is None else tensors[operation.shortcut]
+    result = []
+    for node, sources in enumerate(incoming):
+        by_head = [[1] * len(sources) for _ in range(operation.heads)]
+        if operation.attention == "gat":
+            by_head = [_probabilities(program, operation, tensors, node, k, sources) for k in range(operation.heads)]
+        codes = []
+        for column in range(len(message[node])):
+            weights = by_head[column // width]
+            terms = [p * message[source][column] for p, source in zip(weights, sources, strict=True)]
+            term = max(terms, default=0) if operation.aggregation == "max" else sum(terms)
+            if operation.attention == "gat":
+                term *= reciprocal(26, sum(weights))
+            if operation.attention == "gcn":
+                term *= rsqrt15(len(sources))
+            if operation.aggregation == "mean":
+                term *= reciprocal(15, len(sources))
+            total = term << operation.term_shift
+            if bias is not None:
+                total += bias[column] << operation.bias_shift
+            if shortcut is not None:
+                total += shortcut[node][column] << operation.shortcut_shift
+            codes.append(
+                requantize(total, operation.shift, operation.clamp_low, operation.clamp_high, str(program.rounding))
+            )
+        result.append(codes)
+    return result

@@ -1,0 +1,180 @@
+"""Seeded random specs, codes, programs and graphs for the tests; every operator and format can come up."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from lpgnas.components import Component
+from lpgnas.integer_program import IntegerProgram
+from lpgnas.lowering import LayerCodes, Quantized, lower
+from lpgnas.number_formats import FormatChoice, Rounding
+from lpgnas.operators import ACTIVATIONS, AGGREGATIONS, ATTENTIONS
+from lpgnas.spec import LayerSpec, ModelSpec, required_components
+
+Option = TypeVar("Option")
+WEIGHT_FORMATS = ("binary", "ternary", "fixed2", "fixed3", "fixed4", "fixed8")
+CODE_BITS = (2, 3, 4, 8)
+
+
+@dataclass(frozen=True)
+class SampleGraph:
+    """Features [N, F] float32 and edges [2, E] int64."""
+
+    name: str
+    x: npt.NDArray[np.float32]
+    edge_index: npt.NDArray[np.int64]
+
+    @property
+    def max_degree(self) -> int:
+        """Most incoming edges of a node."""
+        return int(np.bincount(self.edge_index[1], minlength=len(self.x)).max(initial=0))
+
+
+def _pick(rng: np.random.Generator, options: Sequence[Option]) -> Option:
+    return options[int(rng.integers(len(options)))]
+
+
+def random_layer(rng: np.random.Generator, width: int, *, last: bool, input_width: int, first_row: bool) -> LayerSpec:
+    """A layer of `width` columns with operators and formats drawn uniformly."""
+    attention = _pick(rng, ATTENTIONS.names())
+    aggregation = _pick(rng, [n for n in AGGREGATIONS if n in ATTENTIONS.get(attention).aggregations])
+    activation = _pick(rng, ACTIVATIONS.names())
+    learned = ATTENTIONS.get(attention).learned
+    heads = _pick(rng, [h for h in (1, 2, 4) if width % h == 0]) if learned and not last else 1
+    shortcuts = ["none", "linear"] + (["identity"] if width == input_width and not first_row else [])
+    bare = LayerSpec(attention, aggregation, activation, width, heads, _pick(rng, shortcuts), bool(rng.integers(4) > 0))
+    signed_output = ACTIVATIONS.get(activation).signed
+    formats: dict[Component, FormatChoice] = {}
+    for component in sorted(required_components(bare, last=last)):
+        if component in (Component.LINEAR_WEIGHT, Component.ATTENTION_WEIGHT):
+            formats[component] = FormatChoice.parse(_pick(rng, WEIGHT_FORMATS))
+        elif component in (Component.ACTIVATION, Component.OUTPUT) and not signed_output:
+            formats[component] = FormatChoice("fixed", _pick(rng, (1, 2, 4, 8)))
+        else:
+            formats[component] = FormatChoice("fixed", _pick(rng, CODE_BITS))
+    return replace(bare, formats=formats)
+
+
+def random_spec(rng: np.random.Generator, num_features: int, num_classes: int) -> ModelSpec:
+    """One to three random layers on a random input format."""
+    widths = [int(rng.choice([4, 8])) for _ in range(int(rng.integers(0, 3)))] + [num_classes]
+    signed = bool(rng.integers(3) == 0)
+    row_normalize = not signed and bool(rng.integers(2))
+    bits = int(rng.choice([2, 4, 8] if signed else [1, 2, 4, 8]))
+    inputs = [num_features, *widths[:-1]]
+    layers = tuple(
+        random_layer(rng, width, last=k == len(widths) - 1, input_width=inputs[k], first_row=k == 0 and row_normalize)
+        for k, width in enumerate(widths)
+    )
+    return ModelSpec(
+        num_features=num_features,
+        num_classes=num_classes,
+        layers=layers,
+        rounding=list(Rounding)[int(rng.integers(3))],
+        input_format=FormatChoice("fixed", bits),
+        input_signed=signed,
+        row_normalize=row_normalize,
+    )
+
+
+def _weight_codes(rng: np.random.Generator, choice: FormatChoice, shape: tuple[int, ...]) -> npt.NDArray[np.int64]:
+    if choice.kind == "binary":
+        return rng.integers(0, 2, shape) * 2 - 1
+    if choice.kind == "ternary":
+        return rng.integers(-1, 2, shape)
+    return rng.integers(-(1 << (choice.bits - 1)), 1 << (choice.bits - 1), shape)
+
+
+def random_codes(rng: np.random.Generator, spec: ModelSpec, input_fraction: int) -> tuple[LayerCodes, ...]:
+    """Codes whose fractions keep typical values inside their formats, so that logits vary."""
+    result = []
+    fraction, fan_in, deviation = input_fraction, spec.num_features, 0.5 * 2.0 ** (spec.input_format.bits - 1)
+    if spec.row_normalize:
+        fraction, deviation = 0, 1.0 / np.sqrt(spec.num_features)
+    for index, layer in enumerate(spec.layers):
+        choice = layer.formats[Component.LINEAR_WEIGHT]
+        places = int(rng.integers(0, 4))
+        scale = {"binary": 1.0, "ternary": 0.8}.get(choice.kind, 2.0 ** (choice.bits - 1) / 1.7)
+        value = deviation * 2.0**-fraction * scale * 2.0**-places * np.sqrt(fan_in) * 0.7
+        bits = layer.formats[Component.MESSAGE].bits
+        message = bits - 2 - round(float(np.log2(value))) if value > 0 else 0
+        last = index == len(spec.layers) - 1
+        out_bits = layer.formats[Component.OUTPUT if last else Component.ACTIVATION].bits
+        out = out_bits - 2 - round(float(np.log2(value))) + int(rng.integers(-1, 2))
+        if layer.activation == "tanh":
+            out = out_bits - 1
+        head_shape = (layer.heads, layer.width // layer.heads)
+        attention_choice = layer.formats.get(Component.ATTENTION_WEIGHT)
+        attention: list[Quantized | None] = [None, None]
+        if attention_choice is not None:
+            attention = [Quantized(_weight_codes(rng, attention_choice, head_shape), message) for _ in range(2)]
+        shape = (layer.width, fan_in)
+        result.append(
+            LayerCodes(
+                weight=Quantized(_weight_codes(rng, choice, shape), places),
+                bias=Quantized(rng.integers(-200, 201, layer.width), message + 5),
+                message_fraction=message,
+                output_fraction=out,
+                aggregate_fraction=layer.formats.get(Component.AGGREGATE, FormatChoice("fixed", 8)).bits - 2,
+                shortcut_weight=Quantized(_weight_codes(rng, choice, shape), places)
+                if layer.shortcut == "linear"
+                else None,
+                shortcut_fraction=message - int(rng.integers(0, 2)),
+                source_attention=attention[0],
+                target_attention=attention[1],
+                score_fraction=int(rng.integers(0, 5)),
+            )
+        )
+        fraction, fan_in, deviation = out, layer.width, 2.0 ** (out_bits - 2)
+    return tuple(result)
+
+
+def random_program(
+    rng: np.random.Generator, num_features: int, num_classes: int, max_degree: int
+) -> tuple[ModelSpec, IntegerProgram]:
+    """A random spec lowered with random codes."""
+    spec = random_spec(rng, num_features, num_classes)
+    input_fraction = int(rng.integers(0, spec.input_format.bits + 1))
+    codes = random_codes(rng, spec, input_fraction)
+    return spec, lower(spec, codes, input_fraction=input_fraction, max_degree=max_degree)
+
+
+def random_features(rng: np.random.Generator, nodes: int, columns: int) -> npt.NDArray[np.float32]:
+    """Dense features with zeros, binary ones and reals of both signs."""
+    kind = int(rng.integers(3))
+    if kind == 0:
+        return (rng.random((nodes, columns)) < 0.3).astype(np.float32)
+    values = rng.normal(size=(nodes, columns)).astype(np.float32)
+    return np.abs(values) if kind == 1 else values
+
+
+def random_graph(rng: np.random.Generator, nodes: int, edges: int, columns: int) -> SampleGraph:
+    """A random multigraph: duplicates, self-loops and isolated nodes come up."""
+    index = rng.integers(0, nodes, (2, edges)).astype(np.int64)
+    return SampleGraph(f"random-{nodes}-{edges}", random_features(rng, nodes, columns), index)
+
+
+def adversarial_graphs(columns: int, hub_edges: int = 5000) -> list[SampleGraph]:
+    """N=1, E=0, isolated nodes, duplicate edges, self-loops, a hub, features at both extremes."""
+    rng = np.random.default_rng(11)
+    none = np.zeros((2, 0), dtype=np.int64)
+    chain = np.array([[0, 1, 2], [1, 2, 3]], dtype=np.int64)
+    duplicates = np.array([[0, 0, 0, 1, 2], [1, 1, 1, 1, 0]], dtype=np.int64)
+    loops = np.array([[0, 1, 1, 2], [0, 1, 1, 0]], dtype=np.int64)
+    hub = np.stack([rng.integers(1, 60, hub_edges), np.zeros(hub_edges, dtype=np.int64)]).astype(np.int64)
+    extremes = np.concatenate([np.full((5, columns), 3e38), np.full((5, columns), -3e38)]).astype(np.float32)
+    return [
+        SampleGraph("one-node", random_features(rng, 1, columns), none),
+        SampleGraph("no-edges", random_features(rng, 7, columns), none),
+        SampleGraph("isolated", random_features(rng, 9, columns), chain),
+        SampleGraph("duplicates", random_features(rng, 4, columns), duplicates),
+        SampleGraph("self-loops", random_features(rng, 3, columns), loops),
+        SampleGraph("hub", random_features(rng, 60, columns), hub),
+        SampleGraph("extremes", extremes, rng.integers(0, 10, (2, 40)).astype(np.int64)),
+        SampleGraph("zeros", np.zeros((6, columns), dtype=np.float32), rng.integers(0, 6, (2, 12)).astype(np.int64)),
+    ]
