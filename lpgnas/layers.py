@@ -1,0 +1,331 @@
+"""The fake-quantised model: a spec as a torch module that computes what `docs/integer_semantics.md` says.
+
+Everything is a value `code * 2^-fraction`; in float64 the codes equal those of the integer program. The same module
+with `float32` formats is the full-precision reference. Parameters start as in PyG (Glorot weights, zero biases).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from lpgnas.components import Component
+from lpgnas.graph_tensors import GraphTensors, Neighbourhood
+from lpgnas.integer_program import MAX_PROBABILITY, MAX_SCORE_FRACTION, RECIPROCAL_BITS, softmax_table
+from lpgnas.lowering import BIAS_BITS, LayerCodes, Quantized, activation_table, clamp_range
+from lpgnas.number_formats import FLOAT32, FixedPoint, FormatChoice, Rounding
+from lpgnas.operators import ACTIVATIONS, ATTENTIONS, Activation
+from lpgnas.quantizers import (
+    calibrated_fraction,
+    code_range,
+    fake_quantize,
+    quantize_weight,
+    range_fraction,
+    weight_fraction,
+)
+from lpgnas.spec import LayerSpec, ModelSpec
+
+LEAKY_SLOPE = 0.25
+BIAS_EXTRA_PLACES = 8
+"""A bias needs no more binary places than its block's output plus these."""
+
+Product = Callable[[Tensor], Tensor]
+
+
+class QuantizedLayer(nn.Module):
+    """One block with its trainable parameters and its calibrated fractions (buffers, int64 scalars).
+
+    Shapes: `weight` and `shortcut_weight` [width, input_width]; `bias` [width]; `source_attention` and
+    `target_attention` [heads, width / heads].
+    """
+
+    def __init__(self, spec: LayerSpec, input_width: int, rounding: Rounding, *, last: bool) -> None:
+        super().__init__()
+        self.spec = spec
+        self.rounding = rounding
+        self.activation = ACTIVATIONS.get(spec.activation)
+        self.attention = ATTENTIONS.get(spec.attention)
+        self.output = Component.OUTPUT if last else Component.ACTIVATION
+        self.weight = _glorot(spec.width, input_width)
+        self.bias = nn.Parameter(torch.zeros(spec.width))
+        if spec.shortcut == "linear":
+            self.shortcut_weight = _glorot(spec.width, input_width)
+        if self.attention.learned:
+            self.source_attention = _glorot(spec.heads, spec.width // spec.heads)
+            self.target_attention = _glorot(spec.heads, spec.width // spec.heads)
+        for name in ("weight", "shortcut_weight", "attention", "bias", "message", "shortcut", "score", "aggregate"):
+            self.register_buffer(f"{name}_fraction", torch.tensor(0))
+        self.register_buffer("output_fraction", torch.tensor(0))
+
+    def forward(self, product: Product, value: Tensor | None, graph: GraphTensors, *, observe: bool) -> Tensor:
+        """The block's output [N, width].
+
+        Args:
+            product: maps a transposed weight [input_width, k] to `input @ it` [N, k] (sparse for the features).
+            value: the block's input [N, input_width] where an identity shortcut needs it.
+            graph: edges and coefficients; its row factor belongs to `product`.
+            observe: choose all fractions anew from what flows through.
+        """
+        if observe:
+            self._choose_weight_fractions()
+        near = graph.with_loops if self.spec.self_loops else graph.without_loops
+        message = product(self._weight(self.weight, Component.LINEAR_WEIGHT, "weight").t())
+        if self.attention.degree_factors:
+            message = message * near.rsqrt
+        message = self._quantize(message, Component.MESSAGE, "message", observe=observe)
+        total = self._aggregate(message, near, observe=observe)
+        if self.spec.shortcut == "identity":
+            if value is None:
+                raise ValueError("an identity shortcut needs the block's input")
+            total = total + value
+        elif self.spec.shortcut == "linear":
+            skip = product(self._weight(self.shortcut_weight, Component.LINEAR_WEIGHT, "shortcut_weight").t())
+            total = total + self._quantize(skip, Component.MESSAGE, "shortcut", observe=observe)
+        return self._activate(total, observe=observe)
+
+    def codes(self) -> LayerCodes:
+        """The codes and fractions that lowering needs (float64, exact)."""
+        shortcut = attention = None
+        if self.spec.shortcut == "linear":
+            shortcut = self._weight_codes(self.shortcut_weight, Component.LINEAR_WEIGHT, "shortcut_weight")
+        if self.attention.learned:
+            attention = [
+                self._weight_codes(weight, Component.ATTENTION_WEIGHT, "attention")
+                for weight in (self.source_attention, self.target_attention)
+            ]
+        bias = np.rint(self._bias(self.bias.detach().double()).numpy() * 2.0 ** self._fraction("bias"))
+        return LayerCodes(
+            weight=self._weight_codes(self.weight, Component.LINEAR_WEIGHT, "weight"),
+            bias=Quantized(bias.astype(np.int64), self._fraction("bias")),
+            message_fraction=self._fraction("message"),
+            output_fraction=self._fraction("output"),
+            aggregate_fraction=self._fraction("aggregate"),
+            shortcut_weight=shortcut,
+            shortcut_fraction=self._fraction("shortcut"),
+            source_attention=None if attention is None else attention[0],
+            target_attention=None if attention is None else attention[1],
+            score_fraction=self._fraction("score"),
+        )
+
+    def _fraction(self, name: str) -> int:
+        return int(self.get_buffer(f"{name}_fraction"))
+
+    def _set_fraction(self, name: str, fraction: int) -> None:
+        self.get_buffer(f"{name}_fraction").fill_(fraction)
+
+    def _choice(self, component: Component) -> FormatChoice:
+        return self.spec.formats[component]
+
+    def _choose_weight_fractions(self) -> None:
+        choice = self._choice(Component.LINEAR_WEIGHT)
+        if choice != FLOAT32:
+            self._set_fraction("weight", weight_fraction(self.weight, choice))
+            if self.spec.shortcut == "linear":
+                self._set_fraction("shortcut_weight", weight_fraction(self.shortcut_weight, choice))
+        if self.attention.learned and self._choice(Component.ATTENTION_WEIGHT) != FLOAT32:
+            both = torch.cat([self.source_attention, self.target_attention])
+            self._set_fraction("attention", weight_fraction(both, self._choice(Component.ATTENTION_WEIGHT)))
+
+    def _weight(self, weight: Tensor, component: Component, name: str) -> Tensor:
+        return quantize_weight(weight, self._choice(component), self._fraction(name))
+
+    def _weight_codes(self, weight: Tensor, component: Component, name: str) -> Quantized:
+        fraction = self._fraction(name)
+        values = quantize_weight(weight.detach().double(), self._choice(component), fraction).numpy()
+        return Quantized(np.rint(values * 2.0**fraction).astype(np.int64), fraction)
+
+    def _bias(self, bias: Tensor) -> Tensor:
+        low, high = code_range(BIAS_BITS, signed=True)
+        return fake_quantize(bias, self._fraction("bias"), low, high, Rounding.HALF_EVEN)
+
+    def _quantize(self, value: Tensor, component: Component, name: str, *, observe: bool) -> Tensor:
+        """A signed fixed-point tensor of `component`, with the fraction called `name`."""
+        choice = self._choice(component)
+        if choice == FLOAT32:
+            return value
+        if observe:
+            fraction = calibrated_fraction(value, choice.bits, signed=True, rounding=self.rounding)
+            if component is Component.SCORE:
+                fraction = max(0, min(MAX_SCORE_FRACTION, fraction))
+            self._set_fraction(name, fraction)
+        low, high = code_range(choice.bits, signed=True)
+        return fake_quantize(value, self._fraction(name), low, high, self.rounding)
+
+    def _aggregate(self, message: Tensor, near: Neighbourhood, *, observe: bool) -> Tensor:
+        """Sum, mean or max of the weighted messages with all coefficients of the target side, [N, width]."""
+        if self.attention.learned:
+            return self._attend(message, near, observe=observe)
+        if self.spec.aggregation == "max":
+            return _scatter_max(message[near.source], near.target, len(message))
+        total = near.sum.product(message)
+        if self.attention.degree_factors:
+            return total * near.rsqrt
+        return total * near.recip if self.spec.aggregation == "mean" else total
+
+    def _attend(self, message: Tensor, near: Neighbourhood, *, observe: bool) -> Tensor:
+        nodes, heads = len(message), self.spec.heads
+        by_head = message.view(nodes, heads, -1)
+        source, target = (
+            (by_head * self._weight(weight, Component.ATTENTION_WEIGHT, "attention")).sum(dim=2)
+            for weight in (self.source_attention, self.target_attention)
+        )
+        raw = source[near.source] + target[near.target]
+        leaky = torch.where(raw >= 0, raw, raw * LEAKY_SLOPE)
+        score = self._quantize(leaky, Component.SCORE, "score", observe=observe)
+        weight = self._softmax_numerator(score, near, nodes)
+        weighted = by_head[near.source] * weight[:, :, None]
+        denominator = weight.new_zeros(nodes, heads).index_add(0, near.target, weight)
+        if self.spec.aggregation == "max":
+            total = _scatter_max(weighted.flatten(1), near.target, nodes).view(nodes, heads, -1)
+        else:
+            total = weighted.new_zeros(nodes, heads, weighted.shape[2]).index_add(0, near.target, weighted)
+        total = (total * self._reciprocal(denominator)[:, :, None]).reshape(nodes, -1)
+        return total * near.recip if self.spec.aggregation == "mean" else total
+
+    def _softmax_numerator(self, score: Tensor, near: Neighbourhood, nodes: int) -> Tensor:
+        """P of each edge and head [E', heads]: 127 * 2^(score - max), by table; straight-through gradient."""
+        largest = _scatter_max(score.detach(), near.target, nodes)
+        ideal = MAX_PROBABILITY * torch.exp2(score - largest[near.target])
+        if self._choice(Component.SCORE) == FLOAT32:
+            return ideal
+        fraction = self._fraction("score")
+        table = torch.from_numpy(np.append(softmax_table(fraction), 0)).to(score.dtype)
+        steps = ((largest[near.target] - score.detach()) * 2**fraction).long().clamp(max=len(table) - 1)
+        return ideal + (table[steps] - ideal).detach()
+
+    def _reciprocal(self, denominator: Tensor) -> Tensor:
+        """1 / P as the integer reciprocal gives it; 0 for P = 0."""
+        positive = denominator > 0
+        ideal = torch.where(positive, 1.0 / denominator.clamp(min=1.0), torch.zeros_like(denominator))
+        if self._choice(Component.SCORE) == FLOAT32:
+            return ideal
+        safe = denominator.detach().double().clamp(min=1.0)
+        exact = torch.floor((2.0 ** (RECIPROCAL_BITS + 1) + safe) / (2.0 * safe)) * 2.0**-RECIPROCAL_BITS
+        exact = torch.where(positive, exact.to(denominator.dtype), torch.zeros_like(denominator))
+        return ideal + (exact - ideal).detach()
+
+    def _activate(self, total: Tensor, *, observe: bool) -> Tensor:
+        choice = self._choice(self.output)
+        if choice == FLOAT32:
+            return _real_activation(self.activation, total + self.bias)
+        if observe:
+            self._choose_output_fractions(total + self.bias, choice)
+        total = total + self._bias(self.bias)
+        fmt = FixedPoint(choice.bits, self._fraction("output"), self.activation.signed)
+        if self.activation.function is None:
+            low, high = clamp_range(self.activation, fmt, self.rounding)
+            return fake_quantize(total, fmt.fraction, low, high, self.rounding)
+        value = self._quantize(total, Component.AGGREGATE, "aggregate", observe=False)
+        source = FixedPoint(self._choice(Component.AGGREGATE).bits, self._fraction("aggregate"))
+        codes = activation_table(self.activation, source, fmt, self.rounding).astype(np.float64)
+        table = torch.from_numpy(codes * 2.0**-fmt.fraction).to(value.dtype)
+        index = (value.detach() * 2.0**source.fraction).long() - source.low
+        real = _real_activation(self.activation, value)
+        return real + (table[index] - real).detach()
+
+    def _choose_output_fractions(self, total: Tensor, choice: FormatChoice) -> None:
+        target = total
+        if self.activation.function is not None:
+            aggregate = self._choice(Component.AGGREGATE)
+            fraction = calibrated_fraction(total, aggregate.bits, signed=True, rounding=self.rounding)
+            self._set_fraction("aggregate", fraction)
+            target = _real_activation(self.activation, total)
+        elif self.activation.high is not None:
+            target = total.clamp(max=self.activation.high)
+        signed = self.activation.signed
+        fraction = calibrated_fraction(target, choice.bits, signed=signed, rounding=self.rounding)
+        self._set_fraction("output", fraction)
+        largest = range_fraction(self.bias, (1 << (BIAS_BITS - 1)) - 1)
+        self._set_fraction("bias", min(largest, fraction + BIAS_EXTRA_PLACES))
+
+
+class QuantizedModel(nn.Module):
+    """A `ModelSpec` as a trainable module."""
+
+    def __init__(self, spec: ModelSpec, input_fraction: int) -> None:
+        super().__init__()
+        self.spec = spec
+        self.input_fraction = input_fraction
+        last = len(spec.layers) - 1
+        self.layers = nn.ModuleList(
+            QuantizedLayer(layer, spec.input_width(k), spec.rounding, last=k == last)
+            for k, layer in enumerate(spec.layers)
+        )
+
+    def forward(
+        self,
+        graph: GraphTensors,
+        *,
+        observe: bool = False,
+        dropout: float = 0.0,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Logits [N, C].
+
+        Args:
+            graph: features and edges.
+            observe: choose all fractions anew.
+            dropout: probability of dropping each entry of each block's input (training; needs `generator`).
+            generator: the source of randomness of dropout.
+        """
+        value: Tensor | None = None
+        for layer in self.layers:
+            if value is None:
+                product = _feature_product(graph, dropout, generator)
+            else:
+                value = _dropped(value, dropout, generator)
+                product = value.matmul
+            value = layer(product, value, graph, observe=observe)
+        if value is None:
+            raise ValueError("a model has at least one layer")
+        return value
+
+    def layer_codes(self) -> tuple[LayerCodes, ...]:
+        """What lowering needs of every block."""
+        return tuple(layer.codes() for layer in self.layers if isinstance(layer, QuantizedLayer))
+
+    @property
+    def input_format(self) -> FixedPoint | None:
+        """The features' format, None in a float reference."""
+        choice = self.spec.input_format
+        return None if choice == FLOAT32 else FixedPoint(choice.bits, self.input_fraction, self.spec.input_signed)
+
+
+def _glorot(rows: int, columns: int) -> nn.Parameter:
+    weight = torch.empty(rows, columns)
+    nn.init.xavier_uniform_(weight)
+    return nn.Parameter(weight)
+
+
+def _feature_product(graph: GraphTensors, dropout: float, generator: torch.Generator | None) -> Product:
+    product: Product = graph.features.product
+    if dropout > 0.0 and generator is not None:
+        product = graph.features.dropped(dropout, generator)
+    factor = graph.row_factor
+    if factor is None:
+        return product
+    return lambda weight: product(weight) * factor
+
+
+def _dropped(value: Tensor, dropout: float, generator: torch.Generator | None) -> Tensor:
+    if dropout == 0.0 or generator is None:
+        return value
+    return value * (torch.rand(value.shape, generator=generator) >= dropout) / (1.0 - dropout)
+
+
+def _scatter_max(values: Tensor, target: Tensor, nodes: int) -> Tensor:
+    """Largest row of `values` [E, k] for each target, 0 where there is none: [nodes, k]."""
+    index = target[:, None].expand_as(values)
+    return values.new_zeros(nodes, values.shape[1]).scatter_reduce(0, index, values, "amax", include_self=False)
+
+
+def _real_activation(activation: Activation, value: Tensor) -> Tensor:
+    if activation.function is not None:
+        real: Tensor = getattr(torch, activation.name)(value)
+        return real
+    if activation.low is None and activation.high is None:
+        return value
+    return value.clamp(min=activation.low, max=activation.high)

@@ -1,0 +1,109 @@
+"""Fake quantisation with straight-through gradients, and the choice of fractions.
+
+A fake-quantised tensor holds values `code * 2^-fraction` of a number format. In float64 the codes are exactly those of
+`docs/integer_semantics.md`; in float32 (training) they differ at most where a sum was not exact.
+The straight-through rounding is brevitas's (`brevitas.function.ops_ste`); gradients stop where a code saturates.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from brevitas.function.ops_ste import binary_sign_ste, floor_ste, round_ste, ternary_sign_ste
+from torch import Tensor
+
+from lpgnas.number_formats import FormatChoice, Rounding
+
+MAX_FRACTION = 24
+MSE_BITS = 4
+"""Activations of at most this width choose their fraction by squared error, wider ones and weights by their range
+(measured: power-of-two ranges are best at 8 bits, and lose up to 40 points at 4)."""
+MSE_CANDIDATES = 4
+TERNARY_THRESHOLD = 0.7
+"""Weights below 0.7 mean|w| become 0 (Li & Liu 2016, Ternary Weight Networks)."""
+
+
+def round_codes(scaled: Tensor, rounding: Rounding) -> Tensor:
+    """`scaled` rounded to integers, any shape and float dtype; the gradient passes straight through."""
+    if rounding is Rounding.HALF_EVEN:
+        rounded = round_ste(scaled)
+    elif rounding is Rounding.HALF_UP:
+        rounded = floor_ste(scaled + 0.5)
+    else:
+        rounded = floor_ste(scaled)
+    return rounded if isinstance(rounded, Tensor) else torch.as_tensor(rounded)
+
+
+def fake_quantize(values: Tensor, fraction: int, low: int, high: int, rounding: Rounding) -> Tensor:
+    """`values` (any shape) on the grid `2^-fraction`, saturated to codes [low, high]; same shape and dtype."""
+    scale = 2.0**fraction
+    return torch.clamp(round_codes(values * scale, rounding), low, high) / scale
+
+
+def code_range(bits: int, *, signed: bool) -> tuple[int, int]:
+    """Lowest and highest code of a fixed-point format."""
+    return (-(1 << (bits - 1)), (1 << (bits - 1)) - 1) if signed else (0, (1 << bits) - 1)
+
+
+def _clamped(fraction: int) -> int:
+    return max(-MAX_FRACTION, min(MAX_FRACTION, fraction))
+
+
+def range_fraction(values: Tensor, high: int) -> int:
+    """Largest fraction at which no |value| passes code `high`; 0 for an all-zero tensor."""
+    largest = float(values.detach().abs().max()) if values.numel() else 0.0
+    if largest == 0.0 or not math.isfinite(largest):
+        return 0
+    return _clamped(math.floor(math.log2(high / largest)))
+
+
+def calibrated_fraction(values: Tensor, bits: int, *, signed: bool, rounding: Rounding) -> int:
+    """The fraction for `values` (any shape) in a fixed-point format of `bits`.
+
+    By range from 5 bits on; below, the candidate with the least squared error, from the range's fraction upwards.
+    """
+    low, high = code_range(bits, signed=signed)
+    base = range_fraction(values if signed else values.clamp(min=0), high)
+    if bits > MSE_BITS:
+        return base
+    sample = values.detach().reshape(-1)
+    sample = sample[:: max(1, sample.numel() // 20_000)].double()
+    best, best_error = base, math.inf
+    for fraction in range(base, base + MSE_CANDIDATES):
+        error = float((fake_quantize(sample, fraction, low, high, rounding) - sample).square().sum())
+        if error < best_error:
+            best, best_error = _clamped(fraction), error
+    return best
+
+
+def weight_fraction(weight: Tensor, choice: FormatChoice) -> int:
+    """The fraction of a weight tensor: of its range (fixed), or of its mean |w| (binary, ternary)."""
+    exact = weight.detach().double()
+    if choice.kind == "fixed":
+        return range_fraction(exact, code_range(choice.bits, signed=True)[1])
+    magnitude = exact.abs()
+    if choice.kind == "ternary":
+        magnitude = magnitude[magnitude > TERNARY_THRESHOLD * magnitude.mean()]
+    mean = float(magnitude.mean()) if magnitude.numel() else 0.0
+    return 0 if mean == 0.0 else _clamped(-round(math.log2(mean)))
+
+
+def quantize_weight(weight: Tensor, choice: FormatChoice, fraction: int) -> Tensor:
+    """A weight tensor (any shape) as values of its format; straight-through gradient, none where it saturates.
+
+    A binary weight is the sign (+1 at 0); a ternary one is 0 within `TERNARY_THRESHOLD` of its scale.
+    """
+    if choice.kind == "float32":
+        return weight
+    if choice.kind == "fixed":
+        low, high = code_range(choice.bits, signed=True)
+        return fake_quantize(weight, fraction, low, high, Rounding.HALF_EVEN)
+    scale = 2.0**-fraction
+    if choice.kind == "binary":
+        signs: Tensor = binary_sign_ste(weight)
+        return signs * scale
+    threshold = TERNARY_THRESHOLD * scale
+    # the clamped part is detached, so that weights inside the threshold keep their gradient
+    trits: Tensor = ternary_sign_ste(weight - weight.clamp(-threshold, threshold).detach())
+    return trits * scale

@@ -1,0 +1,263 @@
+"""Quantisation-aware training of one spec on one graph, and the full-precision teacher it may learn from.
+
+Straight-through gradients, Adam, dropout, cross-entropy on the training labels; with a teacher, the mean of that and the
+divergence from its soft labels on all nodes of the training graph. Fractions are observed on evaluations and frozen for
+the last part of the training. The state kept is the best on the early-stopping nodes; selection and test nodes are not seen here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from lpgnas.components import Component
+from lpgnas.errors import ConfigError
+from lpgnas.graph import BoolArray, Graph
+from lpgnas.graph_tensors import GraphTensors, graph_tensors, input_fraction
+from lpgnas.layers import QuantizedModel
+from lpgnas.number_formats import FLOAT32, FormatChoice, Rounding
+from lpgnas.spec import LayerSpec, ModelSpec, required_components
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """How one model is trained.
+
+    Attributes:
+        epochs: steps over the whole graph.
+        learning_rate: of Adam.
+        weight_decay: L2 penalty on the first block's weight (Kipf & Welling 2017) unless it is binary or ternary.
+        dropout: on the input of every block.
+        evaluate_every: epochs between evaluations (early stopping, observation of fractions).
+        freeze_at: share of the epochs after which fractions stay as they are.
+        distillation: weight of the teacher's divergence in the loss, 0 to 1; the labels have the rest.
+        temperature: of the teacher's and the student's softmax.
+    """
+
+    epochs: int = 200
+    learning_rate: float = 0.01
+    weight_decay: float = 5e-4
+    dropout: float = 0.5
+    evaluate_every: int = 2
+    freeze_at: float = 0.7
+    distillation: float = 0.9
+    temperature: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.epochs < 1 or self.evaluate_every < 1:
+            raise ConfigError(f"epochs {self.epochs} and evaluate_every {self.evaluate_every} must be at least 1")
+        for name in ("dropout", "distillation", "freeze_at"):
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                raise ConfigError(f"{name} is {getattr(self, name)}; it must be in 0 to 1")
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """What training may see.
+
+    Attributes:
+        graph: the graph that messages flow on in training (in the inductive mode, training nodes only).
+        labels: [N] classes of its nodes.
+        train: [N] nodes whose labels the loss sees.
+        stop_graph: the graph that early stopping is measured on.
+        stop_labels: [N'] classes.
+        stop: [N'] nodes of early stopping.
+    """
+
+    graph: Graph
+    labels: Tensor
+    train: Tensor
+    stop_graph: Graph
+    stop_labels: Tensor
+    stop: Tensor
+    _cache: dict[object, GraphTensors] = field(default_factory=dict, repr=False, compare=False)
+
+    def tensors(self, model: QuantizedModel, *, stop: bool) -> GraphTensors:
+        """The training or stopping graph with its features in the model's input format (kept for the next model)."""
+        graph = self.stop_graph if stop and self.stop_graph is not self.graph else self.graph
+        key = (graph is self.graph, model.input_format, model.spec.rounding, model.spec.row_normalize)
+        if key not in self._cache:
+            self._cache[key] = graph_tensors(
+                graph, model.input_format, model.spec.rounding, row_normalize=model.spec.row_normalize
+            )
+        return self._cache[key]
+
+
+def transductive_data(graph: Graph, train: BoolArray, stop: BoolArray) -> TrainingData:
+    """All nodes and edges take part in training; labels only those of `train` [N]."""
+    if graph.y is None:
+        raise ConfigError(f"{graph.name} has no labels; training needs y")
+    labels = torch.from_numpy(graph.y)
+    return TrainingData(graph, labels, torch.from_numpy(train), graph, labels, torch.from_numpy(stop))
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """A trained model.
+
+    Attributes:
+        model: in evaluation mode, holding the best state.
+        stop_accuracy: on the early-stopping nodes, of that state.
+        stop_loss: cross-entropy there.
+        epochs: steps taken.
+    """
+
+    model: QuantizedModel
+    stop_accuracy: float
+    stop_loss: float
+    epochs: int
+
+
+def train_model(
+    spec: ModelSpec,
+    data: TrainingData,
+    settings: TrainingSettings,
+    seed: int,
+    *,
+    teacher: Tensor | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> TrainedModel:
+    """Train `spec` from scratch.
+
+    Args:
+        spec: the choices; with float32 formats the full-precision reference.
+        data: graphs, labels and nodes.
+        settings: how.
+        seed: of initial weights and dropout; the result repeats to the byte on one machine and thread count.
+        teacher: soft labels [N, C] of the training graph, or None.
+        progress: called with the epoch after each one.
+    """
+    torch.manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed)
+    fraction = input_fraction(data.graph, spec.input_format.bits, signed=spec.input_signed)
+    model = QuantizedModel(spec, fraction)
+    graph, stop_graph = data.tensors(model, stop=False), data.tensors(model, stop=True)
+    optimizer = _optimizer(model, settings)
+    keeper = _Keeper(model, data, stop_graph)
+    keeper.evaluate(observe=True)
+    for epoch in range(1, settings.epochs + 1):
+        optimizer.zero_grad(set_to_none=True)
+        logits = model(graph, dropout=settings.dropout, generator=generator)
+        _loss(logits, data, settings, teacher).backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        if epoch % settings.evaluate_every == 0 or epoch == settings.epochs:
+            keeper.evaluate(observe=epoch <= settings.freeze_at * settings.epochs)
+        if progress is not None:
+            progress(epoch)
+    return keeper.result(settings.epochs)
+
+
+class _Keeper:
+    """Evaluates on the early-stopping nodes and keeps the best state."""
+
+    def __init__(self, model: QuantizedModel, data: TrainingData, stop_graph: GraphTensors) -> None:
+        self._model, self._data, self._stop_graph = model, data, stop_graph
+        self._best: tuple[float, float] | None = None
+        self._state: dict[str, Tensor] = {}
+
+    def evaluate(self, *, observe: bool) -> None:
+        with torch.no_grad():
+            logits = self._model(self._stop_graph, observe=observe)[self._data.stop]
+        labels = self._data.stop_labels[self._data.stop]
+        accuracy = float((logits.argmax(dim=1) == labels).double().mean())
+        loss = float(functional.cross_entropy(logits, labels))
+        if self._best is None or (accuracy, -loss) >= self._best:
+            self._best = (accuracy, -loss)
+            self._state = {name: value.clone() for name, value in self._model.state_dict().items()}
+
+    def result(self, epochs: int) -> TrainedModel:
+        if self._best is None:
+            raise ConfigError("nothing was evaluated")
+        self._model.load_state_dict(self._state)
+        return TrainedModel(self._model, self._best[0], -self._best[1], epochs)
+
+
+def _optimizer(model: QuantizedModel, settings: TrainingSettings) -> torch.optim.Optimizer:
+    # the latent weight of a binary or ternary code only votes for it: decay would shrink its scale and nothing else
+    decays = model.spec.layers[0].formats[Component.LINEAR_WEIGHT].kind in ("fixed", "float32")
+    first = [p for p in model.layers[0].parameters() if p.dim() == 2 and decays]
+    rest = [p for p in model.parameters() if all(p is not q for q in first)]
+    groups: list[dict[str, object]] = [
+        {"params": first, "weight_decay": settings.weight_decay},
+        {"params": rest, "weight_decay": 0.0},
+    ]
+    return torch.optim.Adam(groups, lr=settings.learning_rate)
+
+
+def _loss(logits: Tensor, data: TrainingData, settings: TrainingSettings, teacher: Tensor | None) -> Tensor:
+    labels = functional.cross_entropy(logits[data.train], data.labels[data.train])
+    if teacher is None or settings.distillation == 0.0:
+        return labels
+    student = functional.log_softmax(logits / settings.temperature, dim=1)
+    soft = -(teacher * student).sum(dim=1).mean() * settings.temperature**2
+    return (1.0 - settings.distillation) * labels + settings.distillation * soft
+
+
+def gcn_spec(
+    num_features: int,
+    num_classes: int,
+    hidden: int,
+    *,
+    weights: FormatChoice = FLOAT32,
+    activations: FormatChoice = FLOAT32,
+    input_format: FormatChoice = FLOAT32,
+    input_signed: bool = False,
+    row_normalize: bool = False,
+) -> ModelSpec:
+    """The two-layer GCN of Kipf & Welling (2017) with uniform formats; all float32 by default."""
+    layers = []
+    for width, activation, last in ((hidden, "relu", False), (num_classes, "none", True)):
+        bare = LayerSpec("gcn", "sum", activation, width)
+        formats = {
+            component: weights if component is Component.LINEAR_WEIGHT else activations
+            for component in required_components(bare, last=last)
+        }
+        layers.append(LayerSpec("gcn", "sum", activation, width, formats=formats))
+    return ModelSpec(
+        num_features=num_features,
+        num_classes=num_classes,
+        layers=tuple(layers),
+        rounding=Rounding.HALF_EVEN,
+        input_format=input_format,
+        input_signed=input_signed,
+        row_normalize=row_normalize,
+    )
+
+
+def soft_labels(
+    data: TrainingData,
+    settings: TrainingSettings,
+    seed: int,
+    *,
+    row_normalize: bool,
+    input_signed: bool,
+    num_classes: int,
+    members: int = 3,
+    hidden: int = 64,
+) -> Tensor:
+    """Mean class probabilities [N, C] of an ensemble of full-precision GCNs that saw the training labels only."""
+    spec = gcn_spec(
+        data.graph.num_features, num_classes, hidden, row_normalize=row_normalize, input_signed=input_signed
+    )
+    total: Tensor | None = None
+    for member in range(members):
+        trained = train_model(spec, data, settings, seed * 1000 + member)
+        with torch.no_grad():
+            logits = trained.model(data.tensors(trained.model, stop=False))
+        probabilities = torch.softmax(logits / settings.temperature, dim=1)
+        total = probabilities if total is None else total + probabilities
+    if total is None:
+        raise ConfigError("a teacher has at least one member")
+    return total / members
+
+
+def predictions(model: QuantizedModel, tensors: GraphTensors) -> np.ndarray:
+    """Classes [N] that the fake-quantised model predicts."""
+    with torch.no_grad():
+        classes: np.ndarray = model(tensors).argmax(dim=1).numpy()
+    return classes
