@@ -7,6 +7,7 @@ taken as given: duplicates count twice, and a self-loop is an edge like any othe
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +18,7 @@ from lpgnas.errors import GraphError
 FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int64]
 BoolArray = npt.NDArray[np.bool_]
-Features = FloatArray | sparse.csr_array
+Features: TypeAlias = FloatArray | sparse.csr_array
 """Node features [N, F] float32, dense or CSR; CSR indices are sorted and free of duplicates."""
 
 
@@ -69,6 +70,7 @@ class Graph:
         if self.masks is not None:
             for which in ("train", "val", "test"):
                 _check_mask(getattr(self.masks, which), f"{which}_mask", self.num_nodes, self.name)
+            check_disjoint(self.masks, self.name)
 
     @property
     def num_nodes(self) -> int:
@@ -132,6 +134,17 @@ def check_edges(edge_index: IntArray, num_nodes: int, name: str) -> None:
             f"{name}: edge_index[{row}, {column}] = {int(edge_index[row, column])} is out of range: "
             f"the graph has {num_nodes} nodes, so indices run from 0 to {num_nodes - 1}"
         )
+
+
+def check_disjoint(split: Split, name: str) -> None:
+    """Refuse a split in which some node has two roles."""
+    for first, second in (("train", "val"), ("train", "test"), ("val", "test")):
+        both = getattr(split, first) & getattr(split, second)
+        if both.any():
+            raise GraphError(
+                f"{name}: {first}_mask and {second}_mask overlap in {int(both.sum())} nodes, the first is node "
+                f"{int(np.argmax(both))}; give every node at most one role"
+            )
 
 
 def _check_labels(y: IntArray, num_nodes: int, num_classes: int, name: str) -> None:
