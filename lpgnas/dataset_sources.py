@@ -267,8 +267,10 @@ def _open_ogbn(name: str, root: Path) -> tuple[Foreign, int]:
         stack.enter_context(_replaced(ogbn, "input", refuse))
         stack.enter_context(_replaced(ogbn, "decide_download", lambda url: True))
         # OGB reads its own cache with torch.load, which since torch 2.6 loads only classes that are declared safe.
-        safe = [Data, DataEdgeAttr, DataTensorAttr, GlobalStorage]
-        stack.enter_context(torch.serialization.safe_globals(safe))
+        # Only new ones: at its end safe_globals forgets what it was given, even if PyG had declared it for good.
+        needed = {Data, DataEdgeAttr, DataTensorAttr, GlobalStorage}
+        new = sorted(needed - set(torch.serialization.get_safe_globals()), key=lambda kind: kind.__name__)
+        stack.enter_context(torch.serialization.safe_globals(new))
         dataset = ogbn.PygNodePropPredDataset(name=name, root=str(root / "ogb"))
         data, num_classes = _opened(dataset)
         parts = dataset.get_idx_split()

@@ -9,7 +9,8 @@ from __future__ import annotations
 import os
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -96,7 +97,7 @@ def npz_has_masks(path: Path | str) -> bool:
     Raises:
         DatasetError: no such file, or not an npz file.
     """
-    with _open(Path(path)) as file:
+    with _opened(Path(path)) as file:
         return all(key in file.files for key in MASK_KEYS)
 
 
@@ -144,27 +145,30 @@ def graph_from_pyg(
     )
 
 
-def _open(path: Path) -> _Foreign:
+@contextmanager
+def _opened(path: Path) -> Iterator[_Foreign]:
     """Open an npz file without reading its arrays."""
     if not path.is_file():
         raise DatasetError(f"{path}: there is no such file; give the path of a graph in .npz")
-    try:
-        opened = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise DatasetError(
-            f"{path}: not an npz file, or a truncated one ({error}); write it with lpgnas.datasets.graph_to_npz "
-            f"or numpy.savez"
-        ) from error
-    if not hasattr(opened, "files"):
-        raise DatasetError(
-            f"{path}: holds one bare array, not an npz file; write it with numpy.savez(path, x=..., ...)"
-        )
-    return opened
+    with ExitStack() as stack:
+        try:
+            # Opened here, as numpy.load(path) would leave a damaged file open.
+            loaded = np.load(stack.enter_context(path.open("rb")), allow_pickle=False)
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+            raise DatasetError(
+                f"{path}: not an npz file, or a truncated one ({error}); write it with lpgnas.datasets.graph_to_npz "
+                f"or numpy.savez"
+            ) from error
+        if not hasattr(loaded, "files"):
+            raise DatasetError(
+                f"{path}: holds one bare array, not an npz file; write it with numpy.savez(path, x=..., ...)"
+            )
+        yield stack.enter_context(loaded)
 
 
 def _read_arrays(path: Path) -> dict[str, _Array]:
     arrays: dict[str, _Array] = {}
-    with _open(path) as file:
+    with _opened(path) as file:
         for key in file.files:
             # A member that is no array (a stray text file in the archive) comes back as bytes: _check_keys names it.
             try:
@@ -308,8 +312,11 @@ def _single_target(y: _Array, name: str) -> _Array:
 def _features_from_tensor(x: _Foreign, name: str) -> Features:
     if getattr(x, "is_sparse", False):
         x = x.detach().cpu().coalesce()
-        if x.sparse_dim() != 2:
-            raise GraphError(f"{name}: a sparse x must have two sparse dimensions, got {x.sparse_dim()}")
+        if x.sparse_dim() != 2 or x.dense_dim() != 0:
+            raise GraphError(
+                f"{name}: a sparse x must have two sparse dimensions and no dense one, got {x.sparse_dim()} and "
+                f"{x.dense_dim()}"
+            )
         rows, columns = _numpy(x.indices())
         values = _to_float32(_numpy(x.values()), "x", name)
         return canonical_csr(sparse.csr_array((values, (rows, columns)), shape=tuple(x.shape)))

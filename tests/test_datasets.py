@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from scipy import sparse
 from tiny_datasets import NUM_CLASSES, WRITERS, tiny, write
+from torch_geometric.data import InMemoryDataset
 
 from lpgnas import dataset_sources
 from lpgnas.datasets import (
@@ -47,12 +48,9 @@ def _nobody_answers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def refuse(*args: object, **options: object) -> None:
         raise OSError(f"tests have no network and no standard input: {args}")
 
-    import torch_geometric.io.fs
-    import torch_geometric.io.planetoid  # noqa: F401
-
     monkeypatch.setattr(builtins, "input", refuse)
     monkeypatch.setattr("urllib.request.urlopen", refuse)
-    monkeypatch.setattr(torch_geometric.io.fs, "cp", refuse)
+    monkeypatch.setattr("torch_geometric.io.fs.cp", refuse)
     monkeypatch.delenv("LPGNAS_DATA", raising=False)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
 
@@ -79,12 +77,12 @@ def read_only(monkeypatch: pytest.MonkeyPatch) -> None:
     """Refuse temporary folders anywhere but in the system's own place (file modes do not bind the superuser)."""
     original = tempfile.TemporaryDirectory
 
-    def elsewhere(prefix: str, dir: Path | None = None) -> tempfile.TemporaryDirectory[str]:  # noqa: A002
+    def elsewhere(prefix: str, dir: Path | None = None) -> tempfile.TemporaryDirectory[str]:
         if dir is not None:
             raise PermissionError(f"read-only: {dir}")
         return original(prefix=prefix)
 
-    monkeypatch.setattr(dataset_sources.tempfile, "TemporaryDirectory", elsewhere)
+    monkeypatch.setattr(tempfile, "TemporaryDirectory", elsewhere)
 
 
 def tree(root: Path) -> set[str]:
@@ -97,7 +95,8 @@ def tree(root: Path) -> set[str]:
 def test_embedded_cora_needs_no_data_root() -> None:
     graph = load_dataset("cora")
     assert (graph.num_nodes, graph.num_edges, graph.num_features, graph.num_classes) == (2708, 10556, 1433, 7)
-    assert sparse.issparse(graph.x)
+    assert not isinstance(graph.x, np.ndarray)
+    assert isinstance(graph.x, sparse.csr_array)
     assert graph.x.dtype == np.float32
     assert graph.x.has_canonical_format
     assert graph.x.nnz == 49216
@@ -192,7 +191,7 @@ def test_loads_raw_files_and_keeps_the_cache(name: str, tmp_path: Path, capsys: 
     raw = tree(tmp_path)
     graph = load_dataset(name, tmp_path)
     assert_is_tiny(graph, name)
-    assert sparse.issparse(graph.x)
+    assert not isinstance(graph.x, np.ndarray)
     assert graph.x.has_canonical_format
     processed = str((folder / dataset_sources.LAYOUTS[name].processed).relative_to(tmp_path))
     assert tree(tmp_path) >= raw | {processed}
@@ -283,11 +282,11 @@ def test_impossible_download_leaves_nothing(name: str, tmp_path: Path) -> None:
 
 
 def test_half_a_download_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def half(self: Any) -> None:
+    def half(self: InMemoryDataset) -> None:
         Path(self.raw_paths[0]).write_bytes(b"PK")
 
     monkeypatch.setattr("torch_geometric.datasets.Amazon.download", half)
-    with pytest.raises(DatasetError, match="lacks raw/amazon_electronics_photo.npz, and downloading failed"):
+    with pytest.raises(DatasetError, match=r"lacks raw/amazon_electronics_photo\.npz, and downloading failed"):
         load_dataset("amazon/Photo", tmp_path)
     assert list(tmp_path.iterdir()) == []
 
@@ -295,7 +294,7 @@ def test_half_a_download_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Monk
 def test_download_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[str] = []
 
-    def fetch(self: Any) -> None:
+    def fetch(self: InMemoryDataset) -> None:
         calls.append(self.raw_paths[0])
         WRITERS["amazon/Photo"][1](Path(self.raw_dir).parent)
 
@@ -380,48 +379,37 @@ def test_missing_files_in_a_read_only_root(tmp_path: Path, monkeypatch: pytest.M
 def _real_root() -> Path | None:
     beside = Path(__file__).parents[2] / "shared" / "data"
     named = Path(os.environ["LPGNAS_DATA"]) if os.environ.get("LPGNAS_DATA") else beside
-    return named if (named / "Planetoid").is_dir() else None
+    names = ("planetoid/Cora", "planetoid/CiteSeer", "planetoid/PubMed", "amazon/Computers", "amazon/Photo")
+    return None if any(dataset_sources.missing_files(name, named) for name in names) else named
 
 
 REAL_ROOT = _real_root()
 
 
-@pytest.mark.skipif(REAL_ROOT is None, reason="no published datasets: name their folder with LPGNAS_DATA")
+@pytest.mark.skipif(
+    REAL_ROOT is None,
+    reason="the three Planetoid and two Amazon graphs are not there: name their folder with LPGNAS_DATA",
+)
 @pytest.mark.parametrize(
-    ("name", "nodes", "edges", "features", "classes", "sizes"),
+    ("name", "counts", "sizes"),
     [
-        ("planetoid/Cora", 2708, 10556, 1433, 7, (140, 500, 1000)),
-        ("planetoid/CiteSeer", 3327, 9104, 3703, 6, (120, 500, 1000)),
-        ("planetoid/PubMed", 19717, 88648, 500, 3, (60, 500, 1000)),
-        ("amazon/Computers", 13752, 491722, 767, 10, (200, 300, 13252)),
-        ("amazon/Photo", 7650, 238162, 745, 8, (160, 240, 7250)),
+        ("planetoid/Cora", (2708, 10556, 1433, 7), (140, 500, 1000)),
+        ("planetoid/CiteSeer", (3327, 9104, 3703, 6), (120, 500, 1000)),
+        ("planetoid/PubMed", (19717, 88648, 500, 3), (60, 500, 1000)),
+        ("amazon/Computers", (13752, 491722, 767, 10), (200, 300, 13252)),
+        ("amazon/Photo", (7650, 238162, 745, 8), (160, 240, 7250)),
     ],
 )
-def test_real_counts(
-    name: str,
-    nodes: int,
-    edges: int,
-    features: int,
-    classes: int,
-    sizes: tuple[int, int, int],
-    tmp_path: Path,
-) -> None:
+def test_real_counts(name: str, counts: tuple[int, int, int, int], sizes: tuple[int, int, int], tmp_path: Path) -> None:
     assert REAL_ROOT is not None
     layout = dataset_sources.LAYOUTS[name]
-    if dataset_sources.missing_files(name, REAL_ROOT):
-        pytest.skip(f"{name} is not in {REAL_ROOT}")
     for file in layout.required:  # links: the tests write nothing into the real folder
         link = tmp_path / layout.folder / file
         link.parent.mkdir(parents=True, exist_ok=True)
         link.symlink_to((REAL_ROOT / layout.folder / file).resolve())
     graph = load_dataset(name, tmp_path)
-    assert (graph.num_nodes, graph.num_edges, graph.num_features, graph.num_classes) == (
-        nodes,
-        edges,
-        features,
-        classes,
-    )
+    assert (graph.num_nodes, graph.num_edges, graph.num_features, graph.num_classes) == counts
     row = DATASETS[name]
-    assert (row.nodes, row.edges, row.features, row.classes) == (nodes, edges, features, classes)
+    assert (row.nodes, row.edges, row.features, row.classes) == counts
     split = make_split(graph, default_protocol(name), seed=0)
     assert tuple(int(mask.sum()) for mask in (split.train, split.val, split.test)) == sizes

@@ -116,7 +116,7 @@ def write_reddit(folder: Path) -> None:
 def write_ogbn(folder: Path, split: str, *, add_inverse: bool) -> None:
     graph = tiny()
     edges = graph.untidy[:, graph.untidy[0] <= graph.untidy[1]] if add_inverse else graph.untidy
-    columns = {
+    columns: dict[str, npt.NDArray[np.generic]] = {
         "edge": edges.T,
         "node-feat": graph.x,
         "node-label": graph.y[:, None],
