@@ -70,6 +70,7 @@ class Graph:
         if self.masks is not None:
             for which in ("train", "val", "test"):
                 _check_mask(getattr(self.masks, which), f"{which}_mask", self.num_nodes, self.name)
+            check_disjoint(self.masks, self.name)
 
     @property
     def num_nodes(self) -> int:
@@ -133,6 +134,17 @@ def check_edges(edge_index: IntArray, num_nodes: int, name: str) -> None:
             f"{name}: edge_index[{row}, {column}] = {int(edge_index[row, column])} is out of range: "
             f"the graph has {num_nodes} nodes, so indices run from 0 to {num_nodes - 1}"
         )
+
+
+def check_disjoint(split: Split, name: str) -> None:
+    """Refuse a split in which some node has two roles."""
+    for first, second in (("train", "val"), ("train", "test"), ("val", "test")):
+        both = getattr(split, first) & getattr(split, second)
+        if both.any():
+            raise GraphError(
+                f"{name}: {first}_mask and {second}_mask overlap in {int(both.sum())} nodes, the first is node "
+                f"{int(np.argmax(both))}; give every node at most one role"
+            )
 
 
 def _check_labels(y: IntArray, num_nodes: int, num_classes: int, name: str) -> None:
