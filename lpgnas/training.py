@@ -1,8 +1,9 @@
 """Quantisation-aware training of one spec on one graph, and the full-precision teacher it may learn from.
 
-Straight-through gradients, Adam, dropout, cross-entropy on the training labels; with a teacher, the mean of that and the
-divergence from its soft labels on all nodes of the training graph. Fractions are observed on evaluations and frozen for
-the last part of the training. The state kept is the best on the early-stopping nodes; selection and test nodes are not seen here.
+Straight-through gradients, Adam, dropout, cross-entropy on the training labels; with a teacher, a weighted mean of that
+and the divergence from its soft labels on all nodes of the training graph. Fractions are observed on evaluations and
+frozen for the last part of the training. The state kept is the best on the early-stopping nodes; selection and test
+nodes are not seen here.
 """
 
 from __future__ import annotations
