@@ -124,7 +124,7 @@ def lower(
     Raises:
         LoweringError: a Float32 component, or a bound that cannot be proved; the message names it.
     """
-    _refuse_float(spec)
+    refuse_float(spec)
     if not 0 <= max_degree <= MAX_DEGREE_LIMIT:
         raise LoweringError(f"max_degree {max_degree} is not in 0 to {MAX_DEGREE_LIMIT}")
     if len(codes) != len(spec.layers):
@@ -155,7 +155,12 @@ def lower(
     return program
 
 
-def _refuse_float(spec: ModelSpec) -> None:
+def refuse_float(spec: ModelSpec) -> None:
+    """Refuse a spec with a float32 component.
+
+    Raises:
+        LoweringError: naming every such component.
+    """
     floats = ["input"] if spec.input_format.kind == "float32" else []
     for index, layer in enumerate(spec.layers):
         floats += [f"layer {index} {c.value}" for c, choice in layer.formats.items() if choice.kind == "float32"]

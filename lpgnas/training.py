@@ -46,7 +46,7 @@ class TrainingSettings:
     dropout: float = 0.5
     evaluate_every: int = 2
     freeze_at: float = 0.7
-    distillation: float = 0.9
+    distillation: float = 1.0
     temperature: float = 1.0
 
     def __post_init__(self) -> None:

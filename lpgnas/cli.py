@@ -1,0 +1,239 @@
+"""The command line: thin, and importing torch only where a command needs it.
+
+Exit codes: 0 fine; 1 a check failed; 2 bad input or an infeasible budget.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lpgnas import __version__
+from lpgnas.config import RunConfig
+from lpgnas.errors import CheckFailed, ConfigError, LpgnasError
+from lpgnas.results import read_file, write_atomic
+
+if TYPE_CHECKING:
+    from lpgnas.pipeline import Run
+
+CHECK_FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
+_HELP = {
+    "dataset": "a name of `lpgnas datasets`, or a graph in .npz",
+    "protocol": "public, full, shchur or own; default: the dataset's own",
+    "split_seed": "seed of a drawn split",
+    "inductive": "validation and test nodes are absent in training",
+    "weight_budget": "most that the model may store, e.g. 3KiB",
+    "buffer_budget": "most that its intermediate tensors may take together, e.g. 60KiB",
+    "peak_budget": "most that may be alive at once, features and logits included",
+    "seed": "of search and training",
+    "candidates": "feasible models that the search draws",
+    "epochs": "of the final training",
+    "restarts": "trainings of the winner; the best on the selection nodes stays",
+    "distillation": "learn from a full-precision teacher too",
+    "max_degree": "most incoming edges that the program is proved for (0: from the graph)",
+    "reference_seeds": "trainings of the full-precision GCN-16 for the report",
+    "threads": "of torch",
+    "spec": "train this spec.json instead of a searched one",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; returns the exit code."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    command: Callable[[argparse.Namespace], None] = options.command
+    try:
+        command(options)
+    except CheckFailed as error:
+        sys.stderr.write(f"check failed: {error}\n")
+        return CHECK_FAILED
+    except LpgnasError as error:
+        sys.stderr.write(f"{type(error).__name__}: {error}\n")
+        return BAD_INPUT
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted; the same command goes on where it stopped\n")
+        return INTERRUPTED
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="lpgnas", description="Low-precision graph neural networks under budgets.")
+    parser.add_argument("--version", action="version", version=f"lpgnas {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for name, text, command in (
+        ("run", "search, train, lower, export, verify and report in one go", _run),
+        ("search", "search under the budgets, into a new run folder", _search),
+    ):
+        made = _command(commands, name, text, command)
+        _add_config(made)
+        made.add_argument("--out", type=Path, required=True, help="the run folder")
+    for name, text in (
+        ("train", "train the searched model"),
+        ("lower", "lower the trained model to integers"),
+        ("verify", "check that every form of the model gives the same numbers"),
+        ("evaluate", "measure accuracies, once, on the test nodes"),
+    ):
+        made = _command(commands, name, text, _stage(name))
+        made.add_argument("run", type=Path, help="a run folder")
+    export = _command(commands, "export", "write the ONNX files of a run folder or of a program.npz", _export)
+    export.add_argument("run", type=Path, help="a run folder, or a program.npz (needs no torch)")
+    export.add_argument("--out", type=Path, help="where the files of a program.npz go")
+    predict = _command(commands, "predict", "run a program.npz on a graph (needs no torch)", _predict)
+    predict.add_argument("program", type=Path, help="a program.npz")
+    predict.add_argument("--dataset", required=True, help=_HELP["dataset"])
+    predict.add_argument("--out", type=Path, required=True, help="an .npz for codes, logits and classes")
+    cost = _command(commands, "cost", "what a model costs on a graph, as a table or JSON", _cost)
+    cost.add_argument("spec", type=Path, help="a spec.json or a program.npz")
+    cost.add_argument("--dataset", required=True, help=_HELP["dataset"])
+    cost.add_argument("--json", action="store_true", help="print JSON instead of the table")
+    report = _command(commands, "report", "write report.md into a run folder and print it", _report)
+    report.add_argument("run", type=Path, help="a run folder")
+    _command(commands, "datasets", "list the graphs that can be named", _datasets)
+    return parser
+
+
+def _command(
+    commands: argparse._SubParsersAction[argparse.ArgumentParser],
+    name: str,
+    text: str,
+    command: Callable[[argparse.Namespace], None],
+) -> argparse.ArgumentParser:
+    made = commands.add_parser(name, help=text, description=text)
+    made.set_defaults(command=command)
+    made.add_argument("--data-root", type=Path, help="folder of graphs in PyG's layout (also LPGNAS_DATA)")
+    made.add_argument("--quiet", action="store_true", help="no progress")
+    return made
+
+
+def _add_config(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--config", type=Path, help="a TOML file with these options as keys; flags win over it")
+    for item in fields(RunConfig):
+        flag = "--" + item.name.replace("_", "-")
+        if item.type == "bool":
+            parser.add_argument(flag, action=argparse.BooleanOptionalAction, default=None, help=_HELP[item.name])
+        else:
+            kind = int if item.type == "int" else str
+            parser.add_argument(flag, type=kind, default=None, help=_HELP[item.name])
+
+
+def _config(options: argparse.Namespace) -> RunConfig | None:
+    """The config that a file and flags say; None if neither says anything (the folder's own counts)."""
+    given = {f.name: getattr(options, f.name) for f in fields(RunConfig) if getattr(options, f.name) is not None}
+    for name in ("weight_budget", "buffer_budget", "peak_budget"):
+        if given.get(name) == "":
+            raise ConfigError(f"--{name.replace('_', '-')} is empty; write a size such as 3KiB")
+    if options.config is not None:
+        base = RunConfig.from_toml(read_file(options.config).decode())
+        return RunConfig(**{**base.__dict__, **given})
+    if not given:
+        return None
+    if "dataset" not in given:
+        raise ConfigError("--dataset is missing; `lpgnas datasets` lists the names")
+    return RunConfig(**given)
+
+
+def _open(options: argparse.Namespace, folder: Path, config: RunConfig | None = None) -> Run:
+    from lpgnas.pipeline import Run
+    from lpgnas.progress import standard_error
+
+    return Run(folder, config, options.data_root, standard_error(quiet=options.quiet))
+
+
+def _write_report(folder: Path) -> str:
+    from lpgnas.report import run_report
+
+    text = run_report(folder)
+    write_atomic(folder / "report.md", text)
+    return text
+
+
+def _run(options: argparse.Namespace) -> None:
+    run = _open(options, options.out, _config(options))
+    try:
+        run.run_all()
+    finally:
+        if (options.out / "record.json").exists():
+            text = _write_report(options.out)
+    sys.stdout.write(text)
+
+
+def _search(options: argparse.Namespace) -> None:
+    _open(options, options.out, _config(options)).run_stage("search")
+
+
+def _stage(name: str) -> Callable[[argparse.Namespace], None]:
+    def command(options: argparse.Namespace) -> None:
+        _open(options, options.run).run_stage(name)
+        sys.stdout.write(f"{name}: done\n")
+
+    return command
+
+
+def _export(options: argparse.Namespace) -> None:
+    if options.run.is_dir():
+        _open(options, options.run).run_stage("export")
+        return
+    from lpgnas.export.files import export_files
+    from lpgnas.program_file import load_program
+
+    if options.out is None:
+        raise ConfigError("--out is missing: say where the files of a program.npz go")
+    files = export_files(load_program(options.run))
+    write_atomic(options.out / "model.int.onnx", files.onnx_int)
+    if files.qonnx is None:
+        sys.stderr.write(f"no model.qonnx.onnx: {files.qonnx_refused}\n")
+    else:
+        write_atomic(options.out / "model.qonnx.onnx", files.qonnx)
+
+
+def _predict(options: argparse.Namespace) -> None:
+    import io
+
+    import numpy as np
+
+    from lpgnas.datasets import load_dataset
+    from lpgnas.kernels.executor import Executor
+    from lpgnas.program_file import load_program
+
+    executor = Executor(load_program(options.program))
+    graph = load_dataset(options.dataset, options.data_root)
+    prediction = executor.run(graph.x, graph.edge_index)
+    buffer = io.BytesIO()
+    classes = prediction.codes.argmax(axis=1)
+    np.savez(buffer, codes=prediction.codes, logits=prediction.logits, classes=classes)
+    write_atomic(options.out, buffer.getvalue())
+
+
+def _cost(options: argparse.Namespace) -> None:
+    from lpgnas.cost_models.program_cost import program_cost
+    from lpgnas.cost_models.report import GraphSize
+    from lpgnas.cost_models.spec_cost import spec_cost
+    from lpgnas.datasets import load_dataset
+    from lpgnas.program_file import load_program
+    from lpgnas.spec import ModelSpec
+
+    graph = load_dataset(options.dataset, options.data_root)
+    size = GraphSize(graph.num_nodes, graph.num_edges)
+    if options.spec.suffix == ".npz":
+        cost = program_cost(load_program(options.spec), size)
+    else:
+        cost = spec_cost(ModelSpec.from_json(read_file(options.spec).decode()), size)
+    sys.stdout.write(cost.to_json() if options.json else cost.table().to_string(index=False) + "\n")
+
+
+def _report(options: argparse.Namespace) -> None:
+    sys.stdout.write(_write_report(options.run))
+
+
+def _datasets(options: argparse.Namespace) -> None:
+    from lpgnas.datasets import dataset_table
+
+    sys.stdout.write(dataset_table(options.data_root).to_string(index=False) + "\n")
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,98 @@
+"""`RunConfig`: everything that decides what a run computes, to and from TOML."""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import asdict, dataclass, fields
+
+from lpgnas.budget import Budget
+from lpgnas.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Everything that decides what a run computes.
+
+    Attributes:
+        dataset: a name of `lpgnas datasets`, or a path to a graph in `.npz`.
+        protocol: the split, `default` for the dataset's own.
+        split_seed: seed of a drawn split.
+        inductive: whether validation and test nodes are absent in training.
+        weight_budget: size text such as `3KiB`, or empty for none.
+        buffer_budget: likewise.
+        peak_budget: likewise.
+        seed: of search and training.
+        candidates: feasible specs that the search draws.
+        epochs: of the final training; the search's rungs take a fifth, a half and all of them.
+        restarts: trainings of the winner from different initial weights; the best on the selection nodes stays.
+        distillation: whether models also learn from a full-precision teacher.
+        max_degree: most incoming edges that the program is proved for; 0 chooses from the graph.
+        reference_seeds: trainings of the full-precision GCN-16 for the report.
+        threads: of torch.
+        spec: path of a `spec.json` to train instead of a searched one, or empty.
+    """
+
+    dataset: str
+    protocol: str = "default"
+    split_seed: int = 0
+    inductive: bool = False
+    weight_budget: str = ""
+    buffer_budget: str = ""
+    peak_budget: str = ""
+    seed: int = 0
+    candidates: int = 24
+    epochs: int = 200
+    restarts: int = 3
+    distillation: bool = True
+    max_degree: int = 0
+    reference_seeds: int = 3
+    threads: int = 1
+    spec: str = ""
+
+    def __post_init__(self) -> None:
+        for name, least in (("candidates", 1), ("epochs", 5), ("restarts", 1), ("reference_seeds", 0), ("threads", 1)):
+            if getattr(self, name) < least:
+                raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least {least}")
+        for name in ("seed", "split_seed", "max_degree"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"{name} is {getattr(self, name)}; it must not be negative")
+        self.budget()
+
+    def budget(self) -> Budget:
+        """The parsed budgets."""
+        return Budget.parse(self.weight_budget or None, self.buffer_budget or None, self.peak_budget or None)
+
+    def to_toml(self) -> str:
+        """One `key = value` line each."""
+        lines = []
+        for name, value in asdict(self).items():
+            text = str(value).lower() if isinstance(value, bool) else repr(value) if isinstance(value, int) else None
+            lines.append(f"{name} = {text if text is not None else _toml_string(str(value))}")
+        return "\n".join(lines) + "\n"
+
+    @classmethod
+    def from_toml(cls, text: str) -> RunConfig:
+        """The config in a TOML text.
+
+        Raises:
+            ConfigError: not TOML, an unknown key, a missing dataset, or a value of the wrong type.
+        """
+        try:
+            raw = tomllib.loads(text)
+        except tomllib.TOMLDecodeError as error:
+            raise ConfigError(f"the config is not TOML: {error}") from error
+        known = {item.name: item.type for item in fields(cls)}
+        unknown = sorted(set(raw) - set(known))
+        if unknown:
+            raise ConfigError(f"unknown keys in the config: {', '.join(unknown)}; known: {', '.join(known)}")
+        if "dataset" not in raw:
+            raise ConfigError("the config lacks the key 'dataset'")
+        for name, value in raw.items():
+            if type(value).__name__ != known[name]:
+                raise ConfigError(f"config key {name} must be of type {known[name]}, got {value!r}")
+        return cls(**raw)
+
+
+def _toml_string(text: str) -> str:
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'

@@ -1,0 +1,457 @@
+"""The stages of a run: search -> train -> lower -> export -> verify -> evaluate, each from and to files of one folder.
+
+A stage that is done, with its files unharmed, is not done again; an interrupted one starts over and ends in the same
+bytes. Only `evaluate`, once at the end, looks at the test nodes.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import time
+from collections.abc import Callable
+from dataclasses import asdict, fields, replace
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lpgnas import __version__
+from lpgnas.config import RunConfig
+from lpgnas.cost_models.program_cost import program_cost
+from lpgnas.cost_models.spec_cost import spec_cost
+from lpgnas.errors import CheckFailed, ConfigError, InfeasibleBudget, RunFolderError, SpecError
+from lpgnas.export.files import export_files
+from lpgnas.graph import BoolArray, Graph
+from lpgnas.graph_tensors import graph_tensors
+from lpgnas.integer_program import IntegerProgram
+from lpgnas.kernels.executor import Executor
+from lpgnas.layers import QuantizedModel
+from lpgnas.lowering import lower, refuse_float
+from lpgnas.model_file import model_bytes, model_from_bytes
+from lpgnas.preparation import default_search_space, graph_fingerprint, prepare
+from lpgnas.program_file import load_program, to_bytes
+from lpgnas.progress import Progress
+from lpgnas.results import read_file, read_json, sha256, to_json, write_atomic
+from lpgnas.search import (
+    Candidate,
+    Rung,
+    SearchSettings,
+    Task,
+    Trial,
+    draw_candidates,
+    search_random,
+    selection_score,
+)
+from lpgnas.spec import ModelSpec
+from lpgnas.training import TrainedModel, TrainingSettings, gcn_spec, soft_labels, train_model
+from lpgnas.trials import TrialTable
+from lpgnas.verification import Comparison, Form, forms_of, unseen_graphs, verify_forms
+
+RECORD_VERSION = 1
+RECORD, CONFIG, SPEC, CANDIDATES = "record.json", "config.toml", "spec.json", "candidates.csv"
+MODEL, PROGRAM, COSTS = "model.safetensors", "program.npz", "costs.csv"
+ONNX_INT, QONNX = "model.int.onnx", "model.qonnx.onnx"
+STAGES = ("search", "train", "lower", "export", "verify", "evaluate")
+"""In the order of a run; each needs the ones before it."""
+
+
+class Run:
+    """One run folder and the stages that fill it.
+
+    Args:
+        folder: where the files are.
+        config: what to compute, or None to take the folder's own.
+        data_root: where graphs are.
+        stream: where progress goes, or None.
+
+    Raises:
+        RunFolderError: the folder belongs to another run, or has no config and none is given.
+        DatasetError, GraphError, ConfigError: the graph cannot be used.
+    """
+
+    def __init__(
+        self, folder: Path, config: RunConfig | None = None, data_root: Path | None = None, stream: TextIO | None = None
+    ) -> None:
+        self.folder = folder
+        self._stream = stream
+        stored = folder / CONFIG
+        if stored.exists():
+            kept = RunConfig.from_toml(read_file(stored).decode())
+            if config is not None and config != kept:
+                changed = [f.name for f in fields(kept) if getattr(kept, f.name) != getattr(config, f.name)]
+                raise RunFolderError(
+                    f"{folder} holds another run: {', '.join(changed)} differ; choose another folder with --out"
+                )
+            config = kept
+        elif config is None:
+            raise RunFolderError(f"{folder} is not a run folder: it has no {CONFIG}; make one with lpgnas run --out")
+        elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise RunFolderError(f"{folder} exists and is not a run folder; choose another with --out")
+        self.config = config
+        torch.set_num_threads(config.threads)
+        self.prepared = prepare(config, data_root)
+        self._teacher: Tensor | None = None
+
+    # --- record ---
+
+    def record(self) -> dict[str, Any]:
+        """What the run has recorded so far."""
+        path = self.folder / RECORD
+        return read_json(path) if path.exists() else {"schema_version": RECORD_VERSION, "stages": {}}
+
+    def is_done(self, stage: str) -> bool:
+        """Whether a stage ended and its files are the ones it wrote."""
+        entry = self.record()["stages"].get(stage)
+        if entry is None:
+            return False
+        return all(
+            (self.folder / name).exists() and sha256(read_file(self.folder / name)) == digest
+            for name, digest in entry["files"].items()
+        )
+
+    def _finish(self, stage: str, files: dict[str, str], started: float, **facts: object) -> None:
+        record = self.record()
+        record |= {
+            "lpgnas_version": __version__,
+            "versions": _versions(),
+            "config": asdict(self.config),
+            "dataset": self._dataset_facts(),
+        }
+        record["stages"][stage] = {"files": files, "seconds": round(time.monotonic() - started, 3), **facts}
+        for later in STAGES[STAGES.index(stage) + 1 :]:  # what came from older files is no longer true
+            record["stages"].pop(later, None)
+        write_atomic(self.folder / RECORD, to_json(record))
+
+    def _dataset_facts(self) -> dict[str, object]:
+        graph, split = self.prepared.graph, self.prepared.split
+        return {
+            "name": graph.name,
+            "protocol": split.protocol,
+            "split_seed": self.config.split_seed,
+            "inductive": self.config.inductive,
+            "num_nodes": graph.num_nodes,
+            "num_edges": graph.num_edges,
+            "num_features": graph.num_features,
+            "num_classes": graph.num_classes,
+            "train_nodes": int(split.train.sum()),
+            "validation_nodes": int(split.val.sum()),
+            "test_nodes": int(split.test.sum()),
+            "graph_sha256": graph_fingerprint(graph),
+        }
+
+    def _save(self, name: str, content: bytes | str) -> dict[str, str]:
+        return {name: write_atomic(self.folder / name, content)}
+
+    # --- stages ---
+
+    def run_all(self) -> None:
+        """Every stage that is not done yet, in order.
+
+        Raises:
+            CheckFailed: the forms of the model disagree.
+        """
+        for stage in STAGES:
+            if not self.is_done(stage):
+                self.run_stage(stage)
+
+    def run_stage(self, stage: str) -> None:
+        """One stage, whatever was done before.
+
+        Raises:
+            RunFolderError: a stage before it is missing.
+        """
+        index = STAGES.index(stage)
+        if index > 0 and not self.is_done(STAGES[index - 1]):
+            raise RunFolderError(f"{self.folder}: stage {stage!r} needs {STAGES[index - 1]!r} to be done first")
+        stages: dict[str, Callable[[], None]] = {
+            "search": self.search,
+            "train": self.train,
+            "lower": self.lower,
+            "export": self.export,
+            "verify": self.verify,
+            "evaluate": self.evaluate,
+        }
+        stages[stage]()
+
+    def training_settings(self) -> TrainingSettings:
+        """How models are trained in this run."""
+        base = TrainingSettings(epochs=self.config.epochs)
+        return base if self.config.distillation else replace(base, distillation=0.0)
+
+    def task(self) -> Task:
+        """What searches and trainings work on (makes the teacher on first use)."""
+        prepared = self.prepared
+        return Task(
+            data=prepared.data,
+            select=prepared.select,
+            size=prepared.size,
+            max_degree=prepared.max_degree,
+            teacher=self.teacher(),
+            settings=self.training_settings(),
+        )
+
+    def teacher(self) -> Tensor | None:
+        """Soft labels of the training graph, or None without distillation."""
+        if self.config.distillation and self._teacher is None:
+            progress = Progress("teacher", 1, self._stream)
+            space = default_search_space(self.prepared.graph)
+            self._teacher = soft_labels(
+                self.prepared.data,
+                replace(self.training_settings(), distillation=0.0),
+                self.config.seed,
+                row_normalize=space.row_normalize,
+                input_signed=space.input_signed,
+                num_classes=space.num_classes,
+            )
+            progress.advance()
+        return self._teacher
+
+    def search(self) -> None:
+        """Search under the budgets: `candidates.csv`, `spec.json`; or check and take the spec that was given.
+
+        Raises:
+            InfeasibleBudget: no model of the space, or not the given one, fits; before anything is written.
+        """
+        started = time.monotonic()
+        if self.config.spec:
+            spec = self._given_spec()
+            write_atomic(self.folder / CONFIG, self.config.to_toml())
+            self._finish("search", self._save(SPEC, spec.to_json()), started, steps=0)
+            return
+        settings = SearchSettings(candidates=self.config.candidates, rungs=_rungs(self.config.epochs))
+        space, budget = default_search_space(self.prepared.graph), self.config.budget()
+        # an infeasible budget is refused before the first file is written
+        draw_candidates(space, budget, self.prepared.size, 1, self.config.seed)
+        if not (self.folder / CONFIG).exists():
+            write_atomic(self.folder / CONFIG, self.config.to_toml())
+        table = TrialTable(self.folder / CANDIDATES)
+        progress = Progress("search", settings.steps(), self._stream)
+        best = 0.0
+
+        def on_trial(candidate: Candidate, trial: Trial) -> None:
+            nonlocal best
+            best = max(best, trial.accuracy)
+            table.add(candidate, trial)
+            progress.advance(trial.epochs, f"best selection accuracy {100 * best:.1f} %")
+
+        result = search_random(
+            space, budget, self.task(), settings, self.config.seed, done=table.known(), on_trial=on_trial
+        )
+        files = {CANDIDATES: sha256(read_file(self.folder / CANDIDATES))}
+        files |= self._save(SPEC, result.best.spec.to_json())
+        self._finish(
+            "search", files, started, steps=result.steps, space_size=str(space.size()), winner=result.best.number
+        )
+
+    def _given_spec(self) -> ModelSpec:
+        spec = ModelSpec.from_json(read_file(Path(self.config.spec)).decode())
+        graph = self.prepared.graph
+        if (spec.num_features, spec.num_classes) != (graph.num_features, graph.num_classes):
+            raise SpecError(
+                f"{self.config.spec} is for {spec.num_features} features and {spec.num_classes} classes, "
+                f"{graph.name} has {graph.num_features} and {graph.num_classes}"
+            )
+        refuse_float(spec)
+        cost, budget = spec_cost(spec, self.prepared.size), self.config.budget()
+        excess = budget.excess(weight_bits=cost.weight_bits, buffer_bits=cost.buffer_bits, peak_bits=cost.peak_bits)
+        if excess:
+            needs = ", ".join(f"{name} {getattr(cost, name)}" for name in excess)
+            raise InfeasibleBudget(f"{self.config.spec} does not fit the budget ({budget}): it needs {needs}")
+        return spec
+
+    def spec(self) -> ModelSpec:
+        """The searched (or given) spec."""
+        return ModelSpec.from_json(read_file(self.folder / SPEC).decode())
+
+    def train(self) -> None:
+        """Train the spec from several initial weights and keep the best on the selection nodes: `model.safetensors`."""
+        started = time.monotonic()
+        spec, task = self.spec(), self.task()
+        progress = Progress("training", self.config.restarts * self.config.epochs, self._stream)
+        best: tuple[float, float, int] | None = None
+        kept: TrainedModel | None = None
+        for restart in range(self.config.restarts):
+            seed = self.config.seed * 1000 + 500 + restart
+            trained = train_model(
+                spec, task.data, task.settings, seed, teacher=task.teacher, progress=lambda _: progress.advance()
+            )
+            accuracy, loss = selection_score(trained, task)
+            if best is None or (-accuracy, loss, restart) < best:
+                best, kept = (-accuracy, loss, restart), trained
+        if kept is None or best is None:
+            raise ConfigError("restarts must be at least 1")
+        files = self._save(MODEL, model_bytes(kept.model))
+        self._finish(
+            "train",
+            files,
+            started,
+            stop_accuracy=kept.stop_accuracy,
+            selection_accuracy=-best[0],
+            restart=best[2],
+            distillation=self.config.distillation,
+        )
+
+    def model(self) -> QuantizedModel:
+        """The trained model."""
+        return model_from_bytes(read_file(self.folder / MODEL), self.spec())
+
+    def lower(self) -> None:
+        """Lower to integers: `program.npz`, `costs.csv`."""
+        started = time.monotonic()
+        model, prepared = self.model(), self.prepared
+        program = lower(
+            model.spec,
+            model.layer_codes(),
+            input_fraction=model.input_fraction,
+            max_degree=prepared.max_degree,
+            metadata={"dataset": prepared.graph.name, "protocol": prepared.split.protocol, "lpgnas": __version__},
+        )
+        cost = program_cost(program, prepared.size)
+        budget = self.config.budget()
+        excess = budget.excess(weight_bits=cost.weight_bits, buffer_bits=cost.buffer_bits, peak_bits=cost.peak_bits)
+        if excess:
+            raise CheckFailed(f"the lowered program passes its budget ({budget}) in {', '.join(excess)}")
+        files = self._save(PROGRAM, to_bytes(program))
+        files |= self._save(COSTS, cost.table().to_csv(index=False, lineterminator="\n"))
+        sizes = {name: int(getattr(cost, name)) for name in ("weight_bits", "buffer_bits", "peak_bits", "macs", "bops")}
+        sizes["node_coefficient_bits"] = int(cost.node_coefficient_bits)
+        self._finish("lower", files, started, max_degree=prepared.max_degree, **sizes)
+
+    def program(self) -> IntegerProgram:
+        """The lowered program."""
+        return load_program(self.folder / PROGRAM)
+
+    def export(self) -> None:
+        """Write `model.int.onnx` and, where it can be exact, `model.qonnx.onnx`."""
+        started = time.monotonic()
+        program = self.program()
+        made = export_files(program)
+        files = self._save(ONNX_INT, made.onnx_int)
+        if made.qonnx is not None:
+            files |= self._save(QONNX, made.qonnx)
+        else:
+            (self.folder / QONNX).unlink(missing_ok=True)
+        self._finish("export", files, started, qonnx_refused=made.qonnx_refused)
+
+    def verify(self) -> None:
+        """Check hashes, then run every form on the training graph and on unseen ones.
+
+        Raises:
+            CheckFailed: a file was changed, or a form disagrees; the message names it.
+        """
+        started = time.monotonic()
+        self.check_hashes()
+        results = self.compare_forms()
+        self._finish("verify", {}, started, comparisons=[asdict(result) for result in results])
+        failed = [result for result in results if result.failed]
+        if failed:
+            lines = [
+                f"{r.form} on {r.graph}: {r.note or f'{r.mismatches} of {r.compared} codes differ'}" for r in failed
+            ]
+            raise CheckFailed(f"{self.folder}: {len(failed)} comparisons failed:\n  " + "\n  ".join(lines))
+
+    def check_hashes(self) -> None:
+        """Refuse a run whose files are not the ones it wrote.
+
+        Raises:
+            CheckFailed: a changed or missing file, by name; or another graph than the one recorded.
+        """
+        record = self.record()
+        for stage, entry in record["stages"].items():
+            for name, digest in entry["files"].items():
+                path = self.folder / name
+                if not path.exists():
+                    raise CheckFailed(f"{path} is missing; stage {stage!r} wrote it")
+                if sha256(read_file(path)) != digest:
+                    raise CheckFailed(f"{path} was changed after stage {stage!r} wrote it: its SHA-256 differs")
+        kept = record.get("dataset", {}).get("graph_sha256")
+        if kept is not None and kept != graph_fingerprint(self.prepared.graph):
+            raise CheckFailed(f"the graph {self.prepared.graph.name} is not the one that this run was made on")
+
+    def compare_forms(self) -> list[Comparison]:
+        """Every form of the model on the training graph and on unseen graphs."""
+        program = self.program()
+        qonnx = self.folder / QONNX
+        forms = forms_of(
+            program,
+            fake_quant=fake_quant_form(self.model(), program),
+            onnx_int=read_file(self.folder / ONNX_INT),
+            qonnx=read_file(qonnx) if qonnx.exists() else None,
+        )
+        graphs = [self.prepared.graph, *unseen_graphs(self.prepared.graph, program.max_degree)]
+        progress = Progress("verify", len(graphs) * len(forms), self._stream)
+        return verify_forms(program, forms, graphs, lambda name: progress.advance(1, name))
+
+    def evaluate(self) -> None:
+        """Accuracies of the integer program and of the references; the one look at the test nodes."""
+        started = time.monotonic()
+        graph, split = self.prepared.graph, self.prepared.split
+        prediction = Executor(self.program()).run(graph.x, graph.edge_index)
+        classes = prediction.codes.argmax(axis=1)
+        accuracy = {name: _accuracy(classes, graph, getattr(split, name)) for name in ("train", "val", "test")}
+        references = self._references()
+        self._finish(
+            "evaluate", {}, started, accuracy=accuracy, arena_bytes=prediction.arena_bytes, references=references
+        )
+
+    def _references(self) -> dict[str, dict[str, float]]:
+        """Mean test accuracy of the full-precision GCN-16 on the same split, plain and distilled."""
+        graph, space = self.prepared.graph, default_search_space(self.prepared.graph)
+        spec = gcn_spec(
+            graph.num_features,
+            graph.num_classes,
+            16,
+            row_normalize=space.row_normalize,
+            input_signed=space.input_signed,
+        )
+        kinds: dict[str, Tensor | None] = {"gcn16_fp32": None}
+        if self.config.distillation:
+            kinds["gcn16_fp32_distilled"] = self.teacher()
+        progress = Progress("references", len(kinds) * self.config.reference_seeds, self._stream)
+        results = {}
+        for kind, teacher in kinds.items():
+            values = []
+            for seed in range(self.config.reference_seeds):
+                trained = train_model(spec, self.prepared.data, self.training_settings(), seed, teacher=teacher)
+                tensors = graph_tensors(graph, None, spec.rounding, row_normalize=spec.row_normalize)
+                with torch.no_grad():
+                    classes = trained.model(tensors).argmax(dim=1).numpy()
+                values.append(_accuracy(classes, graph, self.prepared.split.test))
+                progress.advance()
+            if values:
+                results[kind] = {
+                    "test_mean": float(np.mean(values)),
+                    "test_std": float(np.std(values)),
+                    "seeds": len(values),
+                }
+        return results
+
+
+def fake_quant_form(model: QuantizedModel, program: IntegerProgram) -> Form:
+    """The fake-quantised model in float64 as a form of the chain."""
+    exact = model.double()
+
+    def form(graph: Graph) -> Any:  # noqa: ANN401 - the codes [N, C] float64
+        spec = exact.spec
+        tensors = graph_tensors(
+            graph, exact.input_format, spec.rounding, row_normalize=spec.row_normalize, dtype=torch.float64
+        )
+        with torch.no_grad():
+            return np.ldexp(exact(tensors).numpy(), program.logits.fraction)
+
+    return form
+
+
+def _accuracy(classes: Any, graph: Graph, mask: BoolArray) -> float:  # noqa: ANN401 - [N] integers
+    return float((classes[mask] == graph.y[mask]).mean()) if graph.y is not None and mask.any() else 0.0
+
+
+def _rungs(epochs: int) -> tuple[Rung, ...]:
+    return (Rung(max(1, epochs // 5), 8), Rung(max(1, epochs // 2), 3), Rung(epochs, 1))
+
+
+def _versions() -> dict[str, str]:
+    names = ("torch", "torch-geometric", "numpy", "numba", "onnx", "onnxruntime", "qonnx", "brevitas")
+    return {name: importlib.metadata.version(name) for name in names}

@@ -1,0 +1,238 @@
+"""Search: feasible random specs under a budget, then successive halving with real quantisation-aware training.
+
+This is the `random` strategy, the baseline that every other one must beat. Each rung trains its candidates from scratch
+for more epochs and keeps the best by accuracy on the selection nodes, which neither the loss nor early stopping sees.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from lpgnas.budget import Budget, format_bits
+from lpgnas.cost_models.report import CostReport, GraphSize
+from lpgnas.cost_models.spec_cost import spec_cost
+from lpgnas.errors import ConfigError, InfeasibleBudget, LoweringError
+from lpgnas.lowering import lower
+from lpgnas.search_space import Choices, SearchSpace
+from lpgnas.spec import ModelSpec
+from lpgnas.training import TrainedModel, TrainingData, TrainingSettings, train_model
+
+
+@dataclass(frozen=True)
+class Rung:
+    """One round of successive halving: train for `epochs`, keep the best `keep`."""
+
+    epochs: int
+    keep: int
+
+
+@dataclass(frozen=True)
+class SearchSettings:
+    """How the search spends its steps.
+
+    Attributes:
+        candidates: feasible specs that are drawn.
+        rungs: rounds of halving; the last one keeps 1.
+    """
+
+    candidates: int = 24
+    rungs: tuple[Rung, ...] = (Rung(40, 8), Rung(100, 3), Rung(200, 1))
+
+    def __post_init__(self) -> None:
+        if self.candidates < 1:
+            raise ConfigError(f"a search needs at least one candidate, got {self.candidates}")
+        if not self.rungs or self.rungs[-1].keep != 1:
+            raise ConfigError("the last rung must keep exactly 1 candidate")
+
+    def entrants(self) -> tuple[int, ...]:
+        """Candidates that each rung trains."""
+        counts = [self.candidates]
+        for rung in self.rungs[:-1]:
+            counts.append(min(counts[-1], rung.keep))
+        return tuple(counts)
+
+    def steps(self) -> int:
+        """Training steps of the whole search (its effort)."""
+        return sum(count * rung.epochs for count, rung in zip(self.entrants(), self.rungs, strict=True))
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One candidate trained on one rung.
+
+    Attributes:
+        candidate: its number in the order of drawing.
+        rung: index of the rung.
+        epochs: training steps.
+        accuracy: on the selection nodes, 0 to 1; -1 where the model has no exact integer form.
+        loss: cross-entropy there.
+        note: why a model was dropped, or empty.
+    """
+
+    candidate: int
+    rung: int
+    epochs: int
+    accuracy: float
+    loss: float
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A feasible spec with its cost on the graph."""
+
+    number: int
+    choices: Choices
+    spec: ModelSpec
+    cost: CostReport
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """What a search leaves.
+
+    Attributes:
+        best: the winner.
+        candidates: all that were drawn, in order.
+        trials: all that was trained, in order.
+        steps: training steps spent.
+    """
+
+    best: Candidate
+    candidates: tuple[Candidate, ...]
+    trials: tuple[Trial, ...]
+    steps: int
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a search trains on.
+
+    Attributes:
+        data: graphs, labels, training and early-stopping nodes.
+        select: selection nodes [N'] of the stopping graph.
+        size: nodes and edges that costs are counted for.
+        max_degree: what a model must be provable for.
+        teacher: soft labels, or None.
+        settings: of each training; a rung sets the epochs.
+    """
+
+    data: TrainingData
+    select: Tensor
+    size: GraphSize
+    max_degree: int
+    teacher: Tensor | None
+    settings: TrainingSettings
+
+
+def draw_candidates(
+    space: SearchSpace, budget: Budget, size: GraphSize, count: int, seed: int
+) -> tuple[Candidate, ...]:
+    """Up to `count` different feasible candidates, drawn with `seed`.
+
+    Raises:
+        InfeasibleBudget: not even the smallest model of the space fits; the message names its sizes.
+    """
+    rng = np.random.default_rng(seed)
+
+    def fits(spec: ModelSpec) -> bool:
+        cost = spec_cost(spec, size)
+        return budget.allows(weight_bits=cost.weight_bits, buffer_bits=cost.buffer_bits, peak_bits=cost.peak_bits)
+
+    found: dict[str, Candidate] = {}
+    for _ in range(20 * count):
+        choices = space.draw_feasible(rng, fits)
+        if choices is None:
+            raise _infeasible(space, budget, size)
+        spec = space.spec(choices)
+        if spec.to_json() not in found:  # several choice vectors name one model
+            found[spec.to_json()] = Candidate(len(found), choices, spec, spec_cost(spec, size))
+        if len(found) == count:
+            break
+    return tuple(found.values())
+
+
+def _infeasible(space: SearchSpace, budget: Budget, size: GraphSize) -> InfeasibleBudget:
+    least = spec_cost(space.spec(space.smallest()), size)
+    needs = Budget(least.weight_bits, least.buffer_bits, least.peak_bits)
+    over = budget.excess(weight_bits=least.weight_bits, buffer_bits=least.buffer_bits, peak_bits=least.peak_bits)
+    parts = [
+        f"{name.removesuffix('_bits')} {format_bits(getattr(needs, name))} ({getattr(needs, name)} bits)"
+        for name in ("weight_bits", "buffer_bits", "peak_bits")
+    ]
+    return InfeasibleBudget(
+        f"no model of the search space fits the budget ({budget}); too small: "
+        f"{', '.join(name.removesuffix('_bits') for name in over)}. "
+        f"The smallest feasible budget is {', '.join(parts)}"
+    )
+
+
+def selection_score(trained: TrainedModel, task: Task) -> tuple[float, float]:
+    """Accuracy and cross-entropy on the selection nodes."""
+    with torch.no_grad():
+        logits = trained.model(task.data.tensors(trained.model, stop=True))[task.select]
+    labels = task.data.stop_labels[task.select]
+    return float((logits.argmax(dim=1) == labels).double().mean()), float(functional.cross_entropy(logits, labels))
+
+
+def _run_trial(candidate: Candidate, rung: int, epochs: int, task: Task, seed: int) -> Trial:
+    settings = TrainingSettings(**{**task.settings.__dict__, "epochs": epochs})
+    trained = train_model(candidate.spec, task.data, settings, seed, teacher=task.teacher)
+    try:
+        lower(
+            candidate.spec,
+            trained.model.layer_codes(),
+            input_fraction=trained.model.input_fraction,
+            max_degree=task.max_degree,
+        )
+    except LoweringError as error:
+        return Trial(candidate.number, rung, epochs, -1.0, float("inf"), str(error))
+    accuracy, loss = selection_score(trained, task)
+    return Trial(candidate.number, rung, epochs, accuracy, loss)
+
+
+def search_random(
+    space: SearchSpace,
+    budget: Budget,
+    task: Task,
+    settings: SearchSettings,
+    seed: int,
+    *,
+    done: Mapping[tuple[int, int], Trial] | None = None,
+    on_trial: Callable[[Candidate, Trial], None] | None = None,
+) -> SearchResult:
+    """Draw feasible candidates and halve them.
+
+    Args:
+        space: what may be drawn.
+        budget: what every candidate fits.
+        task: what it trains on.
+        settings: candidates and rungs.
+        seed: of the draws and the trainings.
+        done: trials of an interrupted run by (candidate, rung); they are not trained again.
+        on_trial: called after each new or remembered trial.
+
+    Raises:
+        InfeasibleBudget: as `draw_candidates`.
+    """
+    candidates = draw_candidates(space, budget, task.size, settings.candidates, seed)
+    alive, trials = list(candidates), []
+    for index, rung in enumerate(settings.rungs):
+        results: list[tuple[float, float, int]] = []
+        for candidate in alive:
+            remembered = (done or {}).get((candidate.number, index))
+            trial = remembered or _run_trial(candidate, index, rung.epochs, task, seed)
+            trials.append(trial)
+            results.append((-trial.accuracy, trial.loss, candidate.number))
+            if on_trial is not None:
+                on_trial(candidate, trial)
+        alive = [candidates[number] for _, _, number in sorted(results)[: rung.keep]]
+    if all(trial.accuracy < 0 for trial in trials if trial.candidate == alive[0].number):
+        raise LoweringError("no candidate has an exact integer form; allow fewer bits or a smaller max_degree")
+    return SearchResult(alive[0], candidates, tuple(trials), sum(trial.epochs for trial in trials))

@@ -1,0 +1,168 @@
+"""`SearchSpace`: every spec that a search may draw, as a vector of choices with the cheapest option of each first."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from lpgnas.components import WEIGHTS, Component
+from lpgnas.errors import ConfigError
+from lpgnas.number_formats import FIXED1, FormatChoice, Rounding
+from lpgnas.operators import ACTIVATIONS, ATTENTIONS
+from lpgnas.spec import LayerSpec, ModelSpec, required_components
+
+Choices = tuple[int, ...]
+"""One option index for each gene of a `SearchSpace`."""
+
+
+@dataclass(frozen=True)
+class SearchSpace:
+    """The choices of a search; each tuple lists its options from the cheapest upwards.
+
+    Attributes:
+        num_features: F.
+        num_classes: C.
+        input_format: of the features; not searched.
+        input_signed: whether features may be negative.
+        row_normalize: whether rows are divided by their sums.
+        rounding: of every model.
+        depth: number of blocks.
+        attentions: of every block.
+        aggregations: where the attention leaves the choice.
+        activations: of every block but the last, which has none.
+        widths: of every block but the last.
+        heads: of learned attentions; draws that do not divide the width count as 1.
+        shortcuts: of every block; the first block's input is too wide for one, so it has none.
+        weight_formats: of `linear_weight` and `attention_weight`.
+        code_bits: of `message`, `score`, `aggregate` and `activation`.
+        output_bits: of the logits.
+
+    Raises:
+        ConfigError: an empty list of options.
+    """
+
+    num_features: int
+    num_classes: int
+    input_format: FormatChoice = FIXED1
+    input_signed: bool = False
+    row_normalize: bool = False
+    rounding: Rounding = Rounding.HALF_EVEN
+    depth: int = 2
+    attentions: tuple[str, ...] = ("gcn", "const", "gat")
+    aggregations: tuple[str, ...] = ("sum", "mean", "max")
+    activations: tuple[str, ...] = ("relu", "none", "relu6", "tanh")
+    widths: tuple[int, ...] = (4, 8, 12, 16, 24, 32, 48, 64)
+    heads: tuple[int, ...] = (1, 2, 4)
+    shortcuts: tuple[str, ...] = ("none", "linear")
+    weight_formats: tuple[str, ...] = ("binary", "ternary", "fixed4", "fixed8")
+    code_bits: tuple[int, ...] = (4, 6, 8)
+    output_bits: int = 8
+
+    def __post_init__(self) -> None:
+        for name in ("attentions", "aggregations", "activations", "widths", "heads", "shortcuts"):
+            if not getattr(self, name):
+                raise ConfigError(f"the search space has no options for {name}; give at least one")
+        if not self.weight_formats or not self.code_bits or self.depth < 1:
+            raise ConfigError("the search space needs weight_formats, code_bits and a depth of at least 1")
+
+    def genes(self) -> tuple[tuple[str, int], ...]:
+        """Name and number of options of every choice, in the order of `Choices`."""
+        result: list[tuple[str, int]] = []
+        for index in range(self.depth):
+            last = index == self.depth - 1
+            layer = {
+                "attention": len(self.attentions),
+                "aggregation": len(self.aggregations),
+                "activation": 1 if last else len(self.activations),
+                "width": 1 if last else len(self.widths),
+                "heads": 1 if last else len(self.heads),
+                "shortcut": 1 if index == 0 else len(self.shortcuts),
+                Component.LINEAR_WEIGHT.value: len(self.weight_formats),
+                Component.ATTENTION_WEIGHT.value: len(self.weight_formats),
+                Component.MESSAGE.value: len(self.code_bits),
+                Component.SCORE.value: len(self.code_bits),
+                Component.AGGREGATE.value: len(self.code_bits),
+                Component.ACTIVATION.value: 1 if last else len(self.code_bits),
+            }
+            result += [(f"layer{index}.{name}", count) for name, count in layer.items()]
+        return tuple(result)
+
+    def size(self) -> int:
+        """Number of choice vectors (several may name one model: a choice without effect counts)."""
+        return math.prod(count for _, count in self.genes())
+
+    def smallest(self) -> Choices:
+        """The cheapest option of every choice: no model of the space is smaller in weights, buffers or peak."""
+        return (0,) * len(self.genes())
+
+    def draw(self, rng: np.random.Generator) -> Choices:
+        """A uniform choice vector."""
+        return tuple(int(rng.integers(count)) for _, count in self.genes())
+
+    def spec(self, choices: Choices) -> ModelSpec:
+        """The model that a choice vector names."""
+        picked = {name: index for (name, _), index in zip(self.genes(), choices, strict=True)}
+        return ModelSpec(
+            num_features=self.num_features,
+            num_classes=self.num_classes,
+            layers=tuple(self._layer(index, picked) for index in range(self.depth)),
+            rounding=self.rounding,
+            input_format=self.input_format,
+            input_signed=self.input_signed,
+            row_normalize=self.row_normalize,
+        )
+
+    def _layer(self, index: int, picked: dict[str, int]) -> LayerSpec:
+        def chosen(name: str) -> int:
+            return picked[f"layer{index}.{name}"]
+
+        last = index == self.depth - 1
+        attention = ATTENTIONS.get(self.attentions[chosen("attention")])
+        aggregation = self.aggregations[chosen("aggregation")]
+        if aggregation not in attention.aggregations:
+            aggregation = sorted(attention.aggregations)[0]
+        width = self.num_classes if last else self.widths[chosen("width")]
+        heads = self.heads[chosen("heads")] if attention.learned and not last else 1
+        bare = LayerSpec(
+            attention=attention.name,
+            aggregation=aggregation,
+            activation="none" if last else ACTIVATIONS.get(self.activations[chosen("activation")]).name,
+            width=width,
+            heads=heads if width % heads == 0 else 1,
+            shortcut="none" if index == 0 else self.shortcuts[chosen("shortcut")],
+        )
+        formats: dict[Component, FormatChoice] = {}
+        for component in required_components(bare, last=last):
+            if component in WEIGHTS:
+                formats[component] = FormatChoice.parse(self.weight_formats[chosen(component.value)])
+            elif component is Component.OUTPUT:
+                formats[component] = FormatChoice("fixed", self.output_bits)
+            else:
+                formats[component] = FormatChoice("fixed", self.code_bits[chosen(component.value)])
+        ordered = {component: formats[component] for component in Component if component in formats}
+        return LayerSpec(**{**bare.__dict__, "formats": ordered})
+
+    def draw_feasible(
+        self, rng: np.random.Generator, fits: Callable[[ModelSpec], bool], *, tries: int = 200
+    ) -> Choices | None:
+        """A random choice vector whose model `fits`; None if not even the smallest does.
+
+        Draws uniformly and keeps what fits. Where `tries` draws fail, the budget is tight: choices of the last draw are
+        set to their cheapest option one after the other, in random order, until the model fits.
+        """
+        if not fits(self.spec(self.smallest())):
+            return None
+        choices = self.draw(rng)
+        for _ in range(tries):
+            if fits(self.spec(choices)):
+                return choices
+            choices = self.draw(rng)
+        cheaper = list(choices)
+        for gene in rng.permutation(len(cheaper)):
+            cheaper[int(gene)] = 0
+            if fits(self.spec(tuple(cheaper))):
+                break
+        return tuple(cheaper)

@@ -1,0 +1,52 @@
+"""`candidates.csv`: what a search trained, kept after every trial so that an interrupted search resumes."""
+
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+
+from lpgnas.results import write_atomic
+from lpgnas.search import Candidate, Trial
+
+
+class TrialTable:
+    """`candidates.csv`: every trial of a search, rewritten after each one so that an interrupted search resumes."""
+
+    COLUMNS = (
+        "candidate", "rung", "epochs", "accuracy", "loss", "weight_bits", "buffer_bits", "peak_bits", "macs", "bops",
+        "note", "spec",
+    )  # fmt: skip
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._rows: dict[tuple[int, int], dict[str, str]] = {}
+        if path.exists():
+            with path.open(newline="") as stream:
+                for row in csv.DictReader(stream):
+                    self._rows[int(row["candidate"]), int(row["rung"])] = row
+
+    def known(self) -> dict[tuple[int, int], Trial]:
+        """Trials of an earlier, interrupted call."""
+        return {
+            key: Trial(*key, int(row["epochs"]), float(row["accuracy"]), float(row["loss"]), row["note"])
+            for key, row in self._rows.items()
+        }
+
+    def add(self, candidate: Candidate, trial: Trial) -> None:
+        """Keep a trial."""
+        key = (trial.candidate, trial.rung)
+        if key in self._rows:
+            return
+        cost = candidate.cost
+        values = (
+            trial.candidate, trial.rung, trial.epochs, repr(trial.accuracy), repr(trial.loss), cost.weight_bits,
+            cost.buffer_bits, cost.peak_bits, cost.macs, cost.bops, trial.note,
+            " ".join(candidate.spec.to_json().split()),
+        )  # fmt: skip
+        self._rows[key] = {name: str(value) for name, value in zip(self.COLUMNS, values, strict=True)}
+        text = io.StringIO()
+        writer = csv.DictWriter(text, self.COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(self._rows.values())
+        write_atomic(self._path, text.getvalue())

@@ -1,0 +1,184 @@
+"""The chain of equalities: every form of a model gives the same codes on every graph.
+
+Forms, in order: fake-quantised model (float64), NumPy reference, Numba kernels, integer ONNX in onnxruntime and in
+onnx.reference, QONNX in onnxruntime and in the qonnx executor. A mismatch is a differing code on any node and class.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy import sparse
+
+from lpgnas.errors import LpgnasError
+from lpgnas.export.feeding import run_onnx_reference, run_onnxruntime, run_qonnx_executor
+from lpgnas.export.qonnx import export_qonnx
+from lpgnas.graph import Graph
+from lpgnas.integer_program import IntegerProgram
+from lpgnas.kernels.executor import Executor
+from lpgnas.kernels.reference import run_reference
+
+CodeArray = npt.NDArray[np.float64]
+Form = Callable[[Graph], CodeArray]
+REFERENCE_EVALUATOR_LIMIT = 3_000_000
+"""Edges times columns beyond which onnx.reference (a Python loop an element) runs on a part of the graph."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One form on one graph against the first form.
+
+    Attributes:
+        form: what was run.
+        graph: on what.
+        compared: number of codes.
+        mismatches: how many differ.
+        note: why a form did not give codes, or what it ran on instead; empty otherwise.
+        failed: whether the form differs or broke.
+    """
+
+    form: str
+    graph: str
+    compared: int
+    mismatches: int
+    note: str = ""
+    failed: bool = False
+
+
+def unseen_graphs(graph: Graph, max_degree: int, seed: int = 0) -> list[Graph]:
+    """Small graphs that no model was trained on, with rows of `graph` as features: the shapes that break executors."""
+    rng = np.random.default_rng(seed)
+
+    def rows(count: int) -> npt.NDArray[np.float32]:
+        picked = graph.x[rng.integers(0, graph.num_nodes, count)]
+        dense: npt.NDArray[np.float32] = picked.toarray() if sparse.issparse(picked) else np.asarray(picked)
+        return dense
+
+    none = np.zeros((2, 0), dtype=np.int64)
+    hub_edges = min(max_degree, 5000)
+    hub = np.stack([rng.integers(0, 40, hub_edges), np.zeros(hub_edges, dtype=np.int64)]).astype(np.int64)
+    extremes = np.concatenate([np.full((4, graph.num_features), 3e38), np.full((4, graph.num_features), -3e38)])
+    several = rng.integers(0, min(max_degree, 50) + 1, 1)[0] * 4
+    return [
+        Graph("one node", rows(1), none),
+        Graph("no edges", rows(5), none),
+        Graph("isolated nodes", rows(8), np.array([[0, 1, 2], [1, 2, 3]], dtype=np.int64)[:, : max_degree * 3]),
+        Graph("duplicates and self-loops", rows(40), _multigraph(rng, 40, int(several), max_degree)),
+        Graph(f"hub of {hub_edges}", rows(40), hub),
+        Graph("extreme features", extremes.astype(np.float32), _multigraph(rng, 8, 24, max_degree)),
+    ]
+
+
+def _multigraph(rng: np.random.Generator, nodes: int, edges: int, max_degree: int) -> npt.NDArray[np.int64]:
+    """Random edges with some doubled and some self-loops, no node beyond `max_degree`."""
+    source, target = rng.integers(0, nodes, (2, edges))
+    source, target = np.concatenate([source, source[:5], target[:5]]), np.concatenate([target, target[:5], target[:5]])
+    rank = np.zeros(len(target), dtype=np.int64)
+    seen: dict[int, int] = {}
+    for position, node in enumerate(target.tolist()):
+        rank[position] = seen.get(node, 0)
+        seen[node] = int(rank[position]) + 1
+    keep = rank < max_degree
+    return np.stack([source[keep], target[keep]]).astype(np.int64)
+
+
+def forms_of(
+    program: IntegerProgram, *, fake_quant: Form | None, onnx_int: bytes | None, qonnx: bytes | None
+) -> dict[str, Form]:
+    """Every form that can be run, by name, in the order of the chain.
+
+    Args:
+        program: the integer program.
+        fake_quant: the trained model as a form, or None on a machine without torch.
+        onnx_int: the bytes of `model.int.onnx`, or None.
+        qonnx: the bytes of `model.qonnx.onnx`, or None where that target refused the program.
+    """
+    executor = Executor(program)
+    forms: dict[str, Form] = {} if fake_quant is None else {"fake-quant": fake_quant}
+    forms["numpy"] = lambda graph: run_reference(program, graph.x, graph.edge_index).astype(np.float64)
+    forms["numba"] = lambda graph: executor.run(graph.x, graph.edge_index).codes.astype(np.float64)
+    if onnx_int is not None:
+        content = onnx_int
+        forms["int ONNX in onnxruntime"] = _decoded(program, lambda x, edges: run_onnxruntime(content, x, edges))
+        forms["int ONNX in onnx.reference"] = _decoded(program, lambda x, edges: run_onnx_reference(content, x, edges))
+    if qonnx is not None:
+        dynamic = qonnx
+        forms["QONNX in onnxruntime"] = _decoded(program, lambda x, edges: run_onnxruntime(dynamic, x, edges))
+        forms["QONNX in qonnx"] = _decoded(
+            program,
+            lambda x, edges: run_qonnx_executor(
+                export_qonnx(program, num_nodes=len(x), num_edges=edges.shape[1]), x, edges
+            ),
+        )
+    return forms
+
+
+def _decoded(
+    program: IntegerProgram,
+    run: Callable[[npt.NDArray[np.float32], npt.NDArray[np.int64]], npt.NDArray[np.float32]],
+) -> Form:
+    """Codes of a file's float32 logits."""
+
+    def form(graph: Graph) -> CodeArray:
+        dense = graph.x if isinstance(graph.x, np.ndarray) else graph.x.toarray()
+        return np.ldexp(run(dense, graph.edge_index).astype(np.float64), program.logits.fraction)
+
+    return form
+
+
+def verify_forms(
+    program: IntegerProgram,
+    forms: dict[str, Form],
+    graphs: Iterable[Graph],
+    on_form: Callable[[str], None] | None = None,
+) -> list[Comparison]:
+    """Run every form on every graph and compare each with the first one.
+
+    Args:
+        program: the program that all forms came from.
+        forms: by name; the first is what the others must equal.
+        graphs: within the program's `max_degree`.
+        on_form: called with the name of each form before it runs.
+    """
+    results = []
+    for graph in graphs:
+        expected: CodeArray | None = None
+        for name, form in forms.items():
+            if on_form is not None:
+                on_form(name)
+            part, wanted = graph, expected
+            if name.endswith("onnx.reference") and _too_large(program, graph):
+                part = _part(graph)
+                wanted = next(iter(forms.values()))(part)
+            try:
+                codes = form(part)
+            except LpgnasError as error:
+                results.append(Comparison(name, part.name, 0, 0, f"{type(error).__name__}: {error}", failed=True))
+                continue
+            if expected is None:
+                expected = wanted = codes
+            results.append(_compare(name, part.name, codes, wanted if wanted is not None else codes))
+    return results
+
+
+def _compare(name: str, graph: str, codes: CodeArray, expected: CodeArray) -> Comparison:
+    if codes.shape != expected.shape:
+        note = f"shape {codes.shape} instead of {expected.shape}"
+        return Comparison(name, graph, expected.size, expected.size, note, failed=True)
+    different = int((codes != expected).sum())  # NaN differs from everything, as it should
+    return Comparison(name, graph, expected.size, different, failed=different > 0)
+
+
+def _too_large(program: IntegerProgram, graph: Graph) -> bool:
+    widest = max(tensor.columns for tensor in program.tensors)
+    return (graph.num_edges + graph.num_nodes) * widest > REFERENCE_EVALUATOR_LIMIT
+
+
+def _part(graph: Graph, nodes: int = 1000) -> Graph:
+    """The subgraph of the first nodes."""
+    inside = (graph.edge_index < nodes).all(axis=0)
+    name = f"{graph.name}, first {nodes} nodes"
+    return Graph(name, graph.x[:nodes], np.ascontiguousarray(graph.edge_index[:, inside]))
