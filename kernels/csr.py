@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -10,6 +11,8 @@ import numpy.typing as npt
 from lpgnas.errors import DegreeError, GraphError
 from lpgnas.graph import check_edges
 from lpgnas.kernels.jit import jit
+
+SourceArray: TypeAlias = npt.NDArray[np.int32] | npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,7 +29,7 @@ class CsrGraph:
     """
 
     indptr: npt.NDArray[np.int64]
-    sources: npt.NDArray[np.int32] | npt.NDArray[np.int64]
+    sources: SourceArray
     self_loops: bool
 
     def __post_init__(self) -> None:
@@ -37,7 +40,7 @@ class CsrGraph:
             raise GraphError(f"sources must be int32 or int64 of shape [E], got {sources.dtype} {list(sources.shape)}")
         if indptr[0] != 0 or indptr[-1] != sources.size or bool((np.diff(indptr) < 0).any()):
             raise GraphError(f"indptr must rise from 0 to the {sources.size} edges")
-        if sources.size and not (0 <= int(sources.min()) and int(sources.max()) < self.num_nodes):
+        if sources.size and (int(sources.min()) < 0 or int(sources.max()) >= self.num_nodes):
             raise GraphError(f"sources must lie in [0, {self.num_nodes}), got {sources.min()} to {sources.max()}")
 
     @classmethod
@@ -56,8 +59,10 @@ class CsrGraph:
         loops = 1 if self_loops else 0
         indptr = np.zeros(num_nodes + 1, dtype=np.int64)
         np.cumsum(np.bincount(edge_index[1], minlength=num_nodes) + loops, out=indptr[1:])
-        kind = np.int32 if num_nodes <= np.iinfo(np.int32).max else np.int64
-        sources = np.empty(int(indptr[-1]), dtype=kind)
+        narrow = num_nodes <= np.iinfo(np.int32).max
+        sources: SourceArray = (
+            np.empty(int(indptr[-1]), dtype=np.int32) if narrow else np.empty(int(indptr[-1]), np.int64)
+        )
         fill_sources(edge_index[0], edge_index[1], loops, indptr[:-1].copy(), sources)
         return cls(indptr, sources, self_loops)
 
@@ -89,7 +94,7 @@ def fill_sources(
     edge_targets: npt.NDArray[np.int64],
     loops: int,
     next_slot: npt.NDArray[np.int64],
-    sources: npt.NDArray[np.int32] | npt.NDArray[np.int64],
+    sources: SourceArray,
 ) -> None:
     """Counting sort of the sources by target, in edge order; `next_slot` [N] starts as indptr and is used up."""
     for edge in range(edge_sources.size):

@@ -163,7 +163,7 @@ class _Run:
         scratch = self._scratch(out.columns, operation.accumulator_bits)
         rest = (self._weights[operation.weight], operation.row_factor, factor, by, scratch, self._tensors[out.name])
         if operation.input == self._program.input.name and isinstance(self._x, SparseCodes):
-            transform_sparse(*self._x, *rest)
+            transform_sparse(self._x.indptr, self._x.indices, self._x.codes, *rest)
         else:
             transform_dense(self._codes(operation.input), *rest)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import cast
 
@@ -47,30 +48,30 @@ class _Edges:
 
     def total(self, terms: Int64Array) -> Int64Array:
         """Sum of `terms` [E', columns] by target, [N, columns]."""
-        return self._reduce(np.add, terms)
+        return self._reduce(np.add.reduceat, terms)
 
     def largest(self, terms: Int64Array) -> Int64Array:
         """Maximum of `terms` [E', columns] by target, [N, columns], 0 where there is none."""
-        return self._reduce(np.maximum, terms)
+        return self._reduce(np.maximum.reduceat, terms)
 
-    def _reduce(self, operator: np.ufunc, terms: Int64Array) -> Int64Array:
+    def _reduce(self, reduceat: Callable[..., Int64Array], terms: Int64Array) -> Int64Array:
         result = np.zeros((self.degree.size, *terms.shape[1:]), dtype=np.int64)
         present = self.degree > 0  # reduceat has no empty groups
         if terms.size:
             starts = (np.cumsum(self.degree) - self.degree)[present]
-            result[present] = operator.reduceat(terms, starts, axis=0)
+            result[present] = reduceat(terms, starts, axis=0)
         return result
 
 
 def requantize_array(values: Int64Array, shift: int, low: int, high: int, rounding: Rounding) -> Int64Array:
     """`requantize` of the semantics, elementwise on int64."""
     if shift <= 0:
-        return np.clip(values << -shift, low, high)
+        return cast(Int64Array, np.clip(values << -shift, low, high))
     if rounding is Rounding.HALF_EVEN:
         values = values + (1 << (shift - 1)) - 1 + ((values >> shift) & 1)
     elif rounding is Rounding.HALF_UP:
         values = values + (1 << (shift - 1))
-    return np.clip(values >> shift, low, high)
+    return cast(Int64Array, np.clip(values >> shift, low, high))
 
 
 def run_reference(program: IntegerProgram, x: Features, edge_index: Int64Array) -> Int64Array:
@@ -153,7 +154,7 @@ class _Reference:
     def _score(self, operation: Score, weight: Codes) -> Int64Array:
         message = self._codes(operation.input)
         by_head = message.reshape(len(message), operation.heads, -1)
-        return np.einsum("nkc,kc->nk", by_head, weight.astype(np.int64))
+        return cast(Int64Array, np.einsum("nkc,kc->nk", by_head, weight.astype(np.int64)))
 
     def _probabilities(self, operation: Aggregate, edges: _Edges) -> Int64Array:
         """P of each edge and head, [E', heads]."""

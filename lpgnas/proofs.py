@@ -240,10 +240,13 @@ def _check_aggregate(where: str, program: IntegerProgram, operation: Aggregate, 
 
 def _check_softmax(where: str, program: IntegerProgram, operation: Aggregate, known: dict[str, Tensor]) -> None:
     if operation.attention != "gat":
-        if operation.table is not None or operation.source_scores is not None or operation.target_scores is not None:
-            raise ProgramError(f"{where}: attention {operation.attention} has no scores")
-        if operation.heads != 1:
-            raise ProgramError(f"{where}: attention {operation.attention} has one head, not {operation.heads}")
+        if (operation.table, operation.source_scores, operation.target_scores, operation.heads) != (
+            None,
+            None,
+            None,
+            1,
+        ):
+            raise ProgramError(f"{where}: attention {operation.attention} has no scores and one head")
         return
     if operation.table is None or operation.source_scores is None or operation.target_scores is None:
         raise ProgramError(f"{where}: gat lacks its scores or its table")
@@ -275,6 +278,7 @@ def _check_bounds(where: str, bits: int, accumulator: int, total: int, proved: t
     if bits != accumulator_bits(accumulator):
         raise ProgramError(f"{where}: {bits}-bit accumulators, but the bound {accumulator} needs another width")
     if max(accumulator, total) >= MAX_TOTAL:
+        largest = max(accumulator, total)
         raise ProgramError(
-            f"{where}: the epilogue may reach {max(accumulator, total)}, beyond 2^53; use fewer bits or a smaller max_degree"
+            f"{where}: the epilogue may reach {largest}, beyond 2^53; use fewer bits or a smaller max_degree"
         )
