@@ -165,6 +165,31 @@ def random_program(
     return spec, lower(spec, codes, input_fraction=input_fraction, max_degree=max_degree)
 
 
+def extreme_program(spec: ModelSpec, codes: tuple[LayerCodes, ...], *, sign: int, max_degree: int) -> IntegerProgram:
+    """The spec lowered with every weight and bias at an extreme code, so that accumulators come near their bounds."""
+
+    def push(values: Quantized | None, choice: FormatChoice | None) -> Quantized | None:
+        if values is None or choice is None:
+            return None
+        low, high = (-1, 1) if choice.kind != "fixed" else (-(1 << (choice.bits - 1)), (1 << (choice.bits - 1)) - 1)
+        return Quantized(np.full(values.codes.shape, high if sign > 0 else low, dtype=np.int64), values.fraction)
+
+    pushed = []
+    for layer, one in zip(spec.layers, codes, strict=True):
+        linear, attention = layer.formats[Component.LINEAR_WEIGHT], layer.formats.get(Component.ATTENTION_WEIGHT)
+        pushed.append(
+            replace(
+                one,
+                weight=push(one.weight, linear) or one.weight,
+                shortcut_weight=push(one.shortcut_weight, linear),
+                source_attention=push(one.source_attention, attention),
+                target_attention=push(one.target_attention, attention),
+                bias=Quantized(np.full(layer.width, 32767 if sign > 0 else -32768), one.bias.fraction),
+            )
+        )
+    return lower(spec, tuple(pushed), input_fraction=0, max_degree=max_degree)
+
+
 def random_features(rng: np.random.Generator, nodes: int, columns: int) -> npt.NDArray[np.float32]:
     """Dense features with zeros, binary ones and reals of both signs."""
     kind = int(rng.integers(3))
