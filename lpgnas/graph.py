@@ -111,6 +111,11 @@ def check_features(x: Features, name: str) -> None:
     if x.dtype != np.float32:
         raise GraphError(f"{name}: x must be float32, got {x.dtype}; convert with x.astype('float32')")
     values = x if isinstance(x, np.ndarray) else x.data
+    if not isinstance(x, np.ndarray):
+        try:
+            x.check_format(full_check=True)  # scipy builds arrays whose indices leave them
+        except ValueError as error:
+            raise GraphError(f"{name}: x is a malformed CSR array: {error}") from error
     finite = np.isfinite(values)
     if not finite.all():
         where = np.argwhere(~finite)[0]

@@ -267,7 +267,13 @@ def softmax_table(fraction: int) -> npt.NDArray[np.uint8]:
 
 
 def narrow(values: npt.NDArray[np.integer], low: int, high: int) -> Codes:
-    """Codes in the narrowest of int8, uint8, int16, uint16 that holds [low, high]."""
+    """Codes in the narrowest of int8, uint8, int16, uint16 that holds [low, high].
+
+    Raises:
+        ProgramError: a code outside the range, which a cast would wrap, or a range of more than 16 bits.
+    """
+    if values.size and not (low <= int(values.min()) and int(values.max()) <= high):
+        raise ProgramError(f"codes {values.min()} to {values.max()} leave the range [{low}, {high}] of their format")
     for name in ("int8", "uint8", "int16", "uint16"):
         info = np.iinfo(name)
         if info.min <= low and high <= info.max:

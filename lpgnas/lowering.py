@@ -134,7 +134,10 @@ def lower(
     )
     builder = _Builder(spec, max_degree, source)
     for index, layer_codes in enumerate(codes):
-        builder.add_layer(index, layer_codes)
+        try:
+            builder.add_layer(index, layer_codes)
+        except ProgramError as error:
+            raise LoweringError(f"layer {index}: {error}") from error
     program = IntegerProgram(
         num_features=spec.num_features,
         num_classes=spec.num_classes,

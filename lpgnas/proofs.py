@@ -99,8 +99,11 @@ def check_program(program: IntegerProgram) -> None:
         _check_operation(where, program, operation, known)
         for name in _outputs(operation):
             known[name] = program.tensor(name)
-    if program.output not in known or program.logits.columns != program.num_classes:
+    computed = program.output in known and program.output != program.input.name
+    if not computed or program.logits.columns != program.num_classes:
         raise ProgramError(f"the output {program.output!r} is not a computed tensor of {program.num_classes} columns")
+    if program.logits.bits > 16:
+        raise ProgramError(f"the output {program.output!r} has {program.logits.bits} bits, more than 16")
     unused = {tensor.name for tensor in program.tensors} - set(known)
     if unused:
         raise ProgramError(f"tensors that no operation computes: {', '.join(sorted(unused))}")
@@ -127,13 +130,20 @@ def _check_header(program: IntegerProgram) -> None:
         if len(set(names)) != len(names):
             raise ProgramError(f"two {what}s share a name: {', '.join(names)}")
     for tensor in (source, *program.tensors):
-        if tensor.columns < 1 or not 1 <= tensor.bits <= 32 or abs(tensor.fraction) > 60:
+        least = 2 if tensor.signed else 1
+        if tensor.columns < 1 or not least <= tensor.bits <= 32 or abs(tensor.fraction) > 60:
             raise ProgramError(f"tensor {tensor.name!r} has an impossible shape or format: {tensor}")
+    if source.bits > 16:
+        raise ProgramError(f"the input has {source.bits} bits, more than 16")
     for array in program.arrays:
         _check_array(array)
 
 
 def _check_array(array: Array) -> None:
+    stored = {"binary": 1, "ternary": 2}.get(array.kind, array.bits)
+    least = 2 if array.kind == "fixed" and array.signed else 1
+    if array.bits != stored or not least <= array.bits <= 16:
+        raise ProgramError(f"array {array.name!r} is {array.kind} but has {array.bits} bits")
     values = array.values.astype(np.int64)
     if not values.size:
         raise ProgramError(f"array {array.name!r} is empty")
@@ -156,6 +166,8 @@ def _check_operation(where: str, program: IntegerProgram, operation: Operation, 
         out = program.tensor(operation.output)
         if source.bits > 8 or table.values.shape != (1 << source.bits,) or out.columns != source.columns:
             raise ProgramError(f"{where}: table {table.name!r} does not have one entry a code of {source.name!r}")
+        if out.bits > 16:
+            raise ProgramError(f"{where}: its output {out.name!r} has more than 16 bits")
         if table.low < out.low or table.high > out.high:
             raise ProgramError(f"{where}: table {table.name!r} holds codes that {out.name!r} cannot")
 
@@ -194,6 +206,8 @@ def _check_score(where: str, program: IntegerProgram, operation: Score, source: 
         raise ProgramError(f"{where}: attention weights must have shape ({heads}, {source.columns // heads})")
     if any(out.columns != heads or out.bits != 32 or not out.signed for out in outputs):
         raise ProgramError(f"{where}: its outputs must be {heads} signed 32-bit columns")
+    if source.bits > 16:
+        raise ProgramError(f"{where}: its input {source.name!r} has more than 16 bits")
     bound = score_bound(weights[0], weights[1], source)
     if bound != operation.accumulator_bound or 8 * bound >= INT32_LIMIT:
         raise ProgramError(f"{where}: proved |accumulator| is {bound}, stated {operation.accumulator_bound}")
@@ -226,8 +240,13 @@ def _check_aggregate(where: str, program: IntegerProgram, operation: Aggregate, 
 
 def _check_softmax(where: str, program: IntegerProgram, operation: Aggregate, known: dict[str, Tensor]) -> None:
     if operation.attention != "gat":
-        if operation.table is not None or operation.source_scores is not None or operation.target_scores is not None:
-            raise ProgramError(f"{where}: attention {operation.attention} has no scores")
+        if (operation.table, operation.source_scores, operation.target_scores, operation.heads) != (
+            None,
+            None,
+            None,
+            1,
+        ):
+            raise ProgramError(f"{where}: attention {operation.attention} has no scores and one head")
         return
     if operation.table is None or operation.source_scores is None or operation.target_scores is None:
         raise ProgramError(f"{where}: gat lacks its scores or its table")
@@ -241,7 +260,10 @@ def _check_softmax(where: str, program: IntegerProgram, operation: Aggregate, kn
         raise ProgramError(f"{where}: the softmax table must hold codes 0 to {MAX_PROBABILITY} and start with the last")
     if not -128 <= operation.score_low < operation.score_high <= 127:
         raise ProgramError(f"{where}: scores in [{operation.score_low}, {operation.score_high}] are not 8-bit codes")
-    _checked_shift(where, operation.score_shift)
+    # |4 (u + v)| stays below 2^31, so this bounds what the rounding of a score adds up or shifts left.
+    score_total = _shifted_total(INT32_LIMIT, _checked_shift(where, operation.score_shift))
+    if score_total >= MAX_TOTAL:
+        raise ProgramError(f"{where}: a score shift of {operation.score_shift} may pass 2^53; use a finer message")
 
 
 def _checked_shift(where: str, shift: int) -> int:
@@ -255,7 +277,8 @@ def _check_bounds(where: str, bits: int, accumulator: int, total: int, proved: t
         raise ProgramError(f"{where}: stated bounds ({accumulator}, {total}) are not the proved ones {proved}")
     if bits != accumulator_bits(accumulator):
         raise ProgramError(f"{where}: {bits}-bit accumulators, but the bound {accumulator} needs another width")
-    if total >= MAX_TOTAL:
+    if max(accumulator, total) >= MAX_TOTAL:
+        largest = max(accumulator, total)
         raise ProgramError(
-            f"{where}: the epilogue may reach {total}, beyond 2^53; use fewer bits or a smaller max_degree"
+            f"{where}: the epilogue may reach {largest}, beyond 2^53; use fewer bits or a smaller max_degree"
         )

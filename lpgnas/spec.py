@@ -111,6 +111,8 @@ class ModelSpec:
             raise SpecError("row_normalize needs unsigned input: the sum of signed codes may be zero or negative")
         if self.input_format.kind not in ("fixed", "float32"):
             raise SpecError(f"the input is fixed point (or float32 in a reference), not {self.input_format}")
+        if self.input_signed and self.input_format.bits < 2:
+            raise SpecError(f"a signed input needs at least 2 bits, got {self.input_format}")
         self._check_slots()
         width = self.num_features
         for index, layer in enumerate(self.layers):

@@ -90,48 +90,69 @@ def _weight_codes(rng: np.random.Generator, choice: FormatChoice, shape: tuple[i
     return rng.integers(-(1 << (choice.bits - 1)), 1 << (choice.bits - 1), shape)
 
 
+def _deviation(choice: FormatChoice) -> float:
+    """Standard deviation of `_weight_codes`."""
+    return {"binary": 1.0, "ternary": 0.8}.get(choice.kind, 2.0 ** (choice.bits - 1) / 1.7)
+
+
+def _places(value: float) -> int:
+    """The fraction at which a typical `value` becomes a code near 1."""
+    return -round(float(np.log2(value)))
+
+
 def random_codes(rng: np.random.Generator, spec: ModelSpec, input_fraction: int) -> tuple[LayerCodes, ...]:
     """Codes whose fractions keep typical values inside their formats, so that logits vary."""
     result = []
-    fraction, fan_in, deviation = input_fraction, spec.num_features, 0.5 * 2.0 ** (spec.input_format.bits - 1)
+    fan_in, typical = spec.num_features, min(1.0, 2.0 ** (spec.input_format.bits - 1 - input_fraction))
     if spec.row_normalize:
-        fraction, deviation = 0, 1.0 / np.sqrt(spec.num_features)
+        typical = 1.0 / spec.num_features
     for index, layer in enumerate(spec.layers):
         choice = layer.formats[Component.LINEAR_WEIGHT]
-        places = int(rng.integers(0, 4))
-        scale = {"binary": 1.0, "ternary": 0.8}.get(choice.kind, 2.0 ** (choice.bits - 1) / 1.7)
-        value = deviation * 2.0**-fraction * scale * 2.0**-places * np.sqrt(fan_in) * 0.7
+        shape = (layer.width, fan_in)
+        gain = _deviation(choice) * float(np.sqrt(fan_in))
+        places = -_places(gain) + int(rng.integers(-1, 2))
+        value = typical * gain * 2.0**-places
         bits = layer.formats[Component.MESSAGE].bits
-        message = bits - 2 - round(float(np.log2(value))) if value > 0 else 0
+        message = bits - 2 + _places(value)
         last = index == len(spec.layers) - 1
         out_bits = layer.formats[Component.OUTPUT if last else Component.ACTIVATION].bits
-        out = out_bits - 2 - round(float(np.log2(value))) + int(rng.integers(-1, 2))
+        signed = ACTIVATIONS.get(layer.activation).signed
+        out = out_bits - (2 if signed else 1) + _places(value) + int(rng.integers(-1, 2))
+        aggregate_bits = layer.formats.get(Component.AGGREGATE, FormatChoice("fixed", 8)).bits
         if layer.activation == "tanh":
             out = out_bits - 1
-        head_shape = (layer.heads, layer.width // layer.heads)
-        attention_choice = layer.formats.get(Component.ATTENTION_WEIGHT)
+        score_fraction = int(rng.integers(0, 5))
         attention: list[Quantized | None] = [None, None]
-        if attention_choice is not None:
-            attention = [Quantized(_weight_codes(rng, attention_choice, head_shape), message) for _ in range(2)]
-        shape = (layer.width, fan_in)
+        if Component.ATTENTION_WEIGHT in layer.formats:
+            attention = _attention_codes(rng, layer, value, score_fraction)
+        linear = layer.shortcut == "linear"
+        spread = 1 << (bits + 2)
         result.append(
             LayerCodes(
                 weight=Quantized(_weight_codes(rng, choice, shape), places),
-                bias=Quantized(rng.integers(-200, 201, layer.width), message + 5),
+                bias=Quantized(rng.integers(-spread, spread + 1, layer.width), message + 5),
                 message_fraction=message,
                 output_fraction=out,
-                aggregate_fraction=layer.formats.get(Component.AGGREGATE, FormatChoice("fixed", 8)).bits - 2,
-                shortcut_weight=Quantized(_weight_codes(rng, choice, shape), places)
-                if layer.shortcut == "linear"
-                else None,
+                aggregate_fraction=aggregate_bits - 2 + _places(max(value, 0.25)),
+                shortcut_weight=Quantized(_weight_codes(rng, choice, shape), places) if linear else None,
                 shortcut_fraction=message - int(rng.integers(0, 2)),
                 source_attention=attention[0],
                 target_attention=attention[1],
-                score_fraction=int(rng.integers(0, 5)),
+                score_fraction=score_fraction,
             )
         )
-        fraction, fan_in, deviation = out, layer.width, 2.0 ** (out_bits - 2)
+        fan_in, typical = layer.width, min(value, 1.0) if layer.activation == "tanh" else value
     return tuple(result)
+
+
+def _attention_codes(
+    rng: np.random.Generator, layer: LayerSpec, value: float, score_fraction: int
+) -> list[Quantized | None]:
+    """Attention weights of both sides, whose scores fill about a quarter of their format."""
+    choice, width = layer.formats[Component.ATTENTION_WEIGHT], layer.width // layer.heads
+    wanted = 2.0 ** (layer.formats[Component.SCORE].bits - 2 - score_fraction)
+    fraction = _places(wanted) - _places(value * _deviation(choice) * float(np.sqrt(width)))
+    return [Quantized(_weight_codes(rng, choice, (layer.heads, width)), fraction) for _ in range(2)]
 
 
 def random_program(
@@ -142,6 +163,31 @@ def random_program(
     input_fraction = int(rng.integers(0, spec.input_format.bits + 1))
     codes = random_codes(rng, spec, input_fraction)
     return spec, lower(spec, codes, input_fraction=input_fraction, max_degree=max_degree)
+
+
+def extreme_program(spec: ModelSpec, codes: tuple[LayerCodes, ...], *, sign: int, max_degree: int) -> IntegerProgram:
+    """The spec lowered with every weight and bias at an extreme code, so that accumulators come near their bounds."""
+
+    def push(values: Quantized | None, choice: FormatChoice | None) -> Quantized | None:
+        if values is None or choice is None:
+            return None
+        low, high = (-1, 1) if choice.kind != "fixed" else (-(1 << (choice.bits - 1)), (1 << (choice.bits - 1)) - 1)
+        return Quantized(np.full(values.codes.shape, high if sign > 0 else low, dtype=np.int64), values.fraction)
+
+    pushed = []
+    for layer, one in zip(spec.layers, codes, strict=True):
+        linear, attention = layer.formats[Component.LINEAR_WEIGHT], layer.formats.get(Component.ATTENTION_WEIGHT)
+        pushed.append(
+            replace(
+                one,
+                weight=push(one.weight, linear) or one.weight,
+                shortcut_weight=push(one.shortcut_weight, linear),
+                source_attention=push(one.source_attention, attention),
+                target_attention=push(one.target_attention, attention),
+                bias=Quantized(np.full(layer.width, 32767 if sign > 0 else -32768), one.bias.fraction),
+            )
+        )
+    return lower(spec, tuple(pushed), input_fraction=0, max_degree=max_degree)
 
 
 def random_features(rng: np.random.Generator, nodes: int, columns: int) -> npt.NDArray[np.float32]:

@@ -1,0 +1,170 @@
+"""The cost of a lowered program on a graph, counted from its operations, tensors and arrays.
+
+Independent of `spec_cost` on purpose: the tests hold the two against each other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from lpgnas.cost_models.rows import (
+    CLAMP_BITS,
+    DEGREE_COEFFICIENT_BITS,
+    ROW_COEFFICIENT_BITS,
+    SHIFT_BITS,
+    CostReport,
+    CostRow,
+    GraphSize,
+    product_row,
+)
+from lpgnas.errors import ProgramError
+from lpgnas.integer_program import Aggregate, IntegerProgram, Lookup, Operation, Score, Tensor, Transform
+
+
+def program_cost(program: IntegerProgram, size: GraphSize) -> CostReport:
+    """The cost of a program.
+
+    Args:
+        program: a checked program.
+        size: the graph.
+
+    Raises:
+        ProgramError: an operation without a cost.
+    """
+    rows = [_array_row(array.layer, array.name, array.bits, array.values.size) for array in program.arrays]
+    parameters: dict[int, int] = {-1: 2 * SHIFT_BITS}  # fractions of the input and of the logits
+    for operation in program.operations:
+        rows += _facet(_COSTS, operation)(program, operation, size)
+        bits = _facet(_PARAMETERS, operation)(operation)
+        parameters[operation.layer] = parameters.get(operation.layer, 0) + bits
+    rows += [CostRow(layer, "parameters", 0, weight_bits=bits) for layer, bits in parameters.items()]
+    return CostReport(
+        rows=tuple(rows),
+        peak_bits=size.num_nodes * _peak_row_bits(program),
+        input_bits=_tensor_bits(program.input, size),
+        output_bits=_tensor_bits(program.logits, size),
+        node_coefficient_bits=size.num_nodes * sum(_coefficients(program).values()),
+    )
+
+
+def _short(name: str) -> str:
+    return name.rsplit("/", 1)[-1]
+
+
+def _array_row(layer: int, name: str, bits: int, elements: int) -> CostRow:
+    return CostRow(layer, _short(name), bits, weight_bits=elements * bits)
+
+
+def _tensor_bits(tensor: Tensor, size: GraphSize) -> int:
+    return size.num_nodes * tensor.columns * tensor.bits
+
+
+def _written(
+    program: IntegerProgram, name: str, size: GraphSize, macs: int, operands: tuple[int, int] | tuple[int]
+) -> CostRow:
+    tensor = program.tensor(name)
+    buffered = 0 if name == program.output else _tensor_bits(tensor, size)
+    return product_row(tensor.layer, _short(name), tensor.bits, buffered, macs, operands)
+
+
+def _transform(program: IntegerProgram, operation: Transform, size: GraphSize) -> list[CostRow]:
+    weight = program.array(operation.weight)
+    operands = (weight.bits, program.tensor(operation.input).bits)
+    return [_written(program, operation.output, size, size.num_nodes * weight.values.size, operands)]
+
+
+def _score(program: IntegerProgram, operation: Score, size: GraphSize) -> list[CostRow]:
+    rows = []
+    for name, out in (
+        (operation.source_weight, operation.source_output),
+        (operation.target_weight, operation.target_output),
+    ):
+        weight = program.array(name)
+        operands = (weight.bits, program.tensor(operation.input).bits)
+        rows.append(_written(program, out, size, size.num_nodes * weight.values.size, operands))
+    return rows
+
+
+def _aggregate(program: IntegerProgram, operation: Aggregate, size: GraphSize) -> list[CostRow]:
+    message = program.tensor(operation.input)
+    macs = size.edges(self_loops=operation.self_loops) * message.columns
+    operands: tuple[int, int] | tuple[int] = (message.bits,)
+    if operation.table is not None:
+        operands = (program.array(operation.table).bits, message.bits)
+    return [_written(program, operation.output, size, macs, operands)]
+
+
+def _lookup(program: IntegerProgram, operation: Lookup, size: GraphSize) -> list[CostRow]:
+    return [_written(program, operation.output, size, 0, (1,))]
+
+
+def _aggregate_parameters(operation: Aggregate) -> int:
+    shifts = [operation.shift, operation.term_shift, operation.bias_shift]
+    shifts += [operation.shortcut_shift] if operation.shortcut is not None else []
+    shifts += [operation.score_shift] if operation.table is not None else []
+    return len(shifts) * SHIFT_BITS + CLAMP_BITS
+
+
+_COSTS: dict[type, Callable[[IntegerProgram, Any, GraphSize], list[CostRow]]] = {
+    Transform: _transform,
+    Score: _score,
+    Aggregate: _aggregate,
+    Lookup: _lookup,
+}
+_PARAMETERS: dict[type, Callable[[Any], int]] = {
+    Transform: lambda _: SHIFT_BITS,
+    Score: lambda _: 0,
+    Aggregate: _aggregate_parameters,
+    Lookup: lambda _: 0,
+}
+
+
+def _facet(facets: dict[type, Any], operation: Operation) -> Callable[..., Any]:
+    """The entry of the operation's type; an operation without one is never free."""
+    facet: Callable[..., Any] | None = facets.get(type(operation))
+    if facet is None:
+        raise ProgramError(f"the operation {type(operation).__name__} has no cost; add it to the cost model")
+    return facet
+
+
+def _touched(operation: Operation) -> tuple[list[str], list[str]]:
+    """Names of the tensors that an operation reads and writes."""
+    if isinstance(operation, Score):
+        return [operation.input], [operation.source_output, operation.target_output]
+    reads = [operation.input]
+    if isinstance(operation, Aggregate):
+        optional = (operation.source_scores, operation.target_scores, operation.shortcut)
+        reads += [name for name in optional if name is not None]
+    return reads, [operation.output]
+
+
+def _peak_row_bits(program: IntegerProgram) -> int:
+    """The most bits of a node that are alive at once: every tensor has one row a node."""
+    born, dies = {program.input.name: 0}, {program.input.name: 0, program.output: len(program.operations) - 1}
+    for step, operation in enumerate(program.operations):
+        reads, writes = _touched(operation)
+        born.update(dict.fromkeys(writes, step))
+        for name in (*reads, *writes):
+            dies[name] = max(step, dies.get(name, 0))
+    bits = {tensor.name: tensor.columns * tensor.bits for tensor in (program.input, *program.tensors)}
+    return max(
+        sum(bits[name] for name in born if born[name] <= step <= dies[name]) for step in range(len(program.operations))
+    )
+
+
+def _coefficients(program: IntegerProgram) -> dict[tuple[str, bool], int]:
+    """Bits a node of every distinct node coefficient: its kind, and whether degrees count added self-loops."""
+    found: dict[tuple[str, bool], int] = {}
+    for operation in program.operations:
+        if isinstance(operation, Transform):
+            if operation.row_factor:
+                found["row", False] = ROW_COEFFICIENT_BITS
+            if operation.degree_factor:
+                found["rsqrt", operation.self_loops] = DEGREE_COEFFICIENT_BITS
+        elif isinstance(operation, Aggregate):
+            if operation.attention == "gcn":
+                found["rsqrt", operation.self_loops] = DEGREE_COEFFICIENT_BITS
+            if operation.aggregation == "mean":
+                found["reciprocal", operation.self_loops] = DEGREE_COEFFICIENT_BITS
+    return found

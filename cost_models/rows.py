@@ -1,0 +1,167 @@
+"""What a cost model reports: rows of typed counts with their units in the names.
+
+Sizes are in bits, 1 KiB = 1,024 bytes = 8,192 bits. Definitions:
+
+- weight size: what a device stores for the model: packed weights, biases, tables and integer parameters. Not the
+  graph, and not the node coefficients, which are reported apart.
+- buffer size: all intermediate tensors between the features and the logits, both excluded. Edge scores of a learned
+  attention are recomputed inside the aggregation, so there are no edge tensors.
+- peak: the most that is alive at once in the schedule, features and logits included. A tensor lives from its making
+  until its last reader has finished.
+- MACs: a transform N * F_in * width (counted dense), scores 2 * N * width, an aggregation E' * width, where E' is E
+  plus N for a block with self-loops. Epilogues are not counted.
+- BOPs: MACs * bits of both operands; an aggregation without edge weights multiplies by 1 bit.
+- MixQ's BitOPs: MACs * mean bits of the operands; an aggregation without edge weights has one operand.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, fields
+from typing import TYPE_CHECKING
+
+from lpgnas.errors import GraphError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+BIAS_BITS = 16
+SCORE_BITS = 32
+"""Stored bits of the exact accumulators u and v of a learned attention."""
+SHIFT_BITS = 8
+"""Stored bits of a shift or of a fraction."""
+CLAMP_BITS = 16
+"""Stored bits of the upper clamp of a block's rounding; the lower clamp follows from the signedness."""
+DEGREE_COEFFICIENT_BITS = 16
+ROW_COEFFICIENT_BITS = 32
+
+
+@dataclass(frozen=True)
+class GraphSize:
+    """What a cost depends on of a graph.
+
+    Attributes:
+        num_nodes: N >= 1.
+        num_edges: E >= 0 directed edges as given, without self-loops that a model adds.
+
+    Raises:
+        GraphError: impossible counts.
+    """
+
+    num_nodes: int
+    num_edges: int
+
+    def __post_init__(self) -> None:
+        if self.num_nodes < 1 or self.num_edges < 0:
+            raise GraphError(f"a graph of {self.num_nodes} nodes and {self.num_edges} edges does not exist")
+
+    def edges(self, *, self_loops: bool) -> int:
+        """E'."""
+        return self.num_edges + (self.num_nodes if self_loops else 0)
+
+
+@dataclass(frozen=True, slots=True)
+class CostRow:
+    """The cost of one array or tensor, with the operation that writes it.
+
+    Attributes:
+        layer: index of the block; -1 for what belongs to the whole model.
+        what: name of the array or tensor within its block, or `parameters`.
+        bits: stored bits of one element; 0 for `parameters`, whose widths differ.
+        weight_bits: bits stored with the model.
+        buffer_bits: bits of an intermediate tensor.
+        macs: multiply-accumulates of the operation that writes the tensor.
+        bops: their bit operations.
+        mixq_bitops: the same after MixQ's definition.
+    """
+
+    layer: int
+    what: str
+    bits: int
+    weight_bits: int = 0
+    buffer_bits: int = 0
+    macs: int = 0
+    bops: int = 0
+    mixq_bitops: float = 0.0
+
+
+@dataclass(frozen=True)
+class CostReport:
+    """The cost of a model on a graph.
+
+    Attributes:
+        rows: every array and every tensor that the model computes.
+        peak_bits: the most that is alive at once.
+        input_bits: the features, N * F * bits.
+        output_bits: the logits, N * C * bits.
+        node_coefficient_bits: degree and row coefficients of the graph, each kind once.
+    """
+
+    rows: tuple[CostRow, ...]
+    peak_bits: int
+    input_bits: int
+    output_bits: int
+    node_coefficient_bits: int
+
+    @property
+    def weight_bits(self) -> int:
+        """The model's stored bits."""
+        return sum(row.weight_bits for row in self.rows)
+
+    @property
+    def buffer_bits(self) -> int:
+        """Bits of all intermediate tensors."""
+        return sum(row.buffer_bits for row in self.rows)
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates."""
+        return sum(row.macs for row in self.rows)
+
+    @property
+    def bops(self) -> int:
+        """Bit operations."""
+        return sum(row.bops for row in self.rows)
+
+    @property
+    def mixq_bitops(self) -> float:
+        """Bit operations after MixQ's definition."""
+        return sum(row.mixq_bitops for row in self.rows)
+
+    def totals(self) -> dict[str, int | float]:
+        """The totals by name, in the order of `TOTALS`."""
+        return {name: getattr(self, name) for name in TOTALS}
+
+    def table(self) -> pd.DataFrame:
+        """The rows as a data frame, one column a field of `CostRow`."""
+        import pandas as pd
+
+        return pd.DataFrame([asdict(row) for row in self.rows], columns=[field.name for field in fields(CostRow)])
+
+    def to_json(self) -> str:
+        """Totals and rows as JSON with sorted keys."""
+        content = {"totals": self.totals(), "rows": [asdict(row) for row in self.rows]}
+        return json.dumps(content, indent=2, sort_keys=True) + "\n"
+
+
+TOTALS = (
+    "weight_bits",
+    "buffer_bits",
+    "peak_bits",
+    "macs",
+    "bops",
+    "mixq_bitops",
+    "input_bits",
+    "output_bits",
+    "node_coefficient_bits",
+)
+"""Names of a report's totals."""
+
+
+def product_row(
+    layer: int, what: str, bits: int, buffer_bits: int, macs: int, operands: tuple[int, int] | tuple[int]
+) -> CostRow:
+    """The row of a computed tensor whose operation multiplies `operands` bits (one entry: plain additions)."""
+    bops = macs * operands[0] * (operands[1] if len(operands) == 2 else 1)
+    mixq = macs * sum(operands) / len(operands)
+    return CostRow(layer, what, bits, buffer_bits=buffer_bits, macs=macs, bops=bops, mixq_bitops=mixq)

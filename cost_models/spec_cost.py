@@ -1,0 +1,194 @@
+"""The cost of a `ModelSpec` on a graph, in closed form and without lowering: fast enough for every step of a search.
+
+`program_cost` counts the same from a lowered program; the two agree exactly once the score fractions are known.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from lpgnas.components import Component
+from lpgnas.cost_models.rows import (
+    BIAS_BITS,
+    CLAMP_BITS,
+    DEGREE_COEFFICIENT_BITS,
+    ROW_COEFFICIENT_BITS,
+    SCORE_BITS,
+    SHIFT_BITS,
+    CostReport,
+    CostRow,
+    GraphSize,
+    product_row,
+)
+from lpgnas.errors import SpecError
+from lpgnas.operators import ACTIVATIONS
+from lpgnas.registry import Registry
+from lpgnas.spec import LayerSpec, ModelSpec
+
+PROBABILITY_BITS = 7
+MAX_SCORE_FRACTION = 4
+
+
+@dataclass(frozen=True)
+class AttentionCost:
+    """What an attention adds to a block.
+
+    Attributes:
+        scored: node scores from attention weights, and a softmax table.
+        coefficient: name of the node coefficient that it reads, or None.
+    """
+
+    scored: bool
+    coefficient: str | None
+
+
+@dataclass(frozen=True)
+class AggregationCost:
+    """What an aggregation adds: the name of the node coefficient that it reads, or None."""
+
+    coefficient: str | None
+
+
+@dataclass(frozen=True)
+class ShortcutCost:
+    """What a shortcut adds: whether it has a transform of its own, and whether it keeps the block's input alive."""
+
+    transform: bool
+    keeps_input: bool
+
+
+ATTENTION_COSTS: Registry[AttentionCost] = Registry("cost of attention")
+AGGREGATION_COSTS: Registry[AggregationCost] = Registry("cost of aggregation")
+SHORTCUT_COSTS: Registry[ShortcutCost] = Registry("cost of shortcut")
+"""An operator without an entry raises `UnknownName`: it never costs zero. Activations are costed from their own row."""
+
+ATTENTION_COSTS.add("const", AttentionCost(scored=False, coefficient=None))
+ATTENTION_COSTS.add("gcn", AttentionCost(scored=False, coefficient="rsqrt"))
+ATTENTION_COSTS.add("gat", AttentionCost(scored=True, coefficient=None))
+AGGREGATION_COSTS.add("sum", AggregationCost(None))
+AGGREGATION_COSTS.add("mean", AggregationCost("reciprocal"))
+AGGREGATION_COSTS.add("max", AggregationCost(None))
+SHORTCUT_COSTS.add("none", ShortcutCost(transform=False, keeps_input=False))
+SHORTCUT_COSTS.add("identity", ShortcutCost(transform=False, keeps_input=True))
+SHORTCUT_COSTS.add("linear", ShortcutCost(transform=True, keeps_input=False))
+
+
+def spec_cost(spec: ModelSpec, size: GraphSize, score_fractions: tuple[int, ...] | None = None) -> CostReport:
+    """The cost of a model with these choices.
+
+    Args:
+        spec: the choices.
+        size: the graph.
+        score_fractions: fraction of the edge scores of each layer, 0 to 4 (ignored where there are none). Only training
+            fixes it, and the softmax table has `8 << fraction` entries; without it the table is counted at its largest,
+            so that the weight size is an upper bound and everything else is exact.
+
+    Raises:
+        UnknownName: an operator without a cost.
+        SpecError: not one score fraction a layer.
+    """
+    if score_fractions is None:
+        score_fractions = (MAX_SCORE_FRACTION,) * len(spec.layers)
+    if len(score_fractions) != len(spec.layers):
+        raise SpecError(f"{len(score_fractions)} score fractions for {len(spec.layers)} layers")
+    rows = [CostRow(-1, "parameters", 0, weight_bits=2 * SHIFT_BITS)]  # fractions of the input and of the logits
+    peak, columns, bits = 0, spec.num_features, spec.input_format.bits
+    coefficients: set[tuple[str, bool]] = {("row", False)} if spec.row_normalize else set()
+    for index, layer in enumerate(spec.layers):
+        block = _Block(index, layer, index == len(spec.layers) - 1, columns, bits, size)
+        rows += block.weight_rows(score_fractions[index])
+        rows += block.tensor_rows()
+        peak = max(peak, *block.alive())
+        coefficients |= block.coefficients()
+        columns, bits = layer.width, block.output_bits
+    return CostReport(
+        rows=tuple(rows),
+        peak_bits=peak,
+        input_bits=size.num_nodes * spec.num_features * spec.input_format.bits,
+        output_bits=size.num_nodes * columns * bits,
+        node_coefficient_bits=size.num_nodes
+        * sum(ROW_COEFFICIENT_BITS if kind == "row" else DEGREE_COEFFICIENT_BITS for kind, _ in coefficients),
+    )
+
+
+class _Block:
+    """One layer that reads `columns` columns of `bits` bits."""
+
+    def __init__(self, index: int, layer: LayerSpec, last: bool, columns: int, bits: int, size: GraphSize) -> None:
+        self._index, self._layer, self._last, self._size = index, layer, last, size
+        self._columns, self._bits = columns, bits
+        self._attention = ATTENTION_COSTS.get(layer.attention)
+        self._aggregation = AGGREGATION_COSTS.get(layer.aggregation)
+        self._shortcut = SHORTCUT_COSTS.get(layer.shortcut)
+        self._table = ACTIVATIONS.get(layer.activation).function is not None
+        self._weight_bits = layer.formats[Component.LINEAR_WEIGHT].bits
+        self._message_bits = layer.formats[Component.MESSAGE].bits
+        self.output_bits = layer.formats[Component.OUTPUT if last else Component.ACTIVATION].bits
+
+    def weight_rows(self, score_fraction: int) -> Iterator[CostRow]:
+        index, layer = self._index, self._layer
+        weights, bits = self._columns * layer.width * self._weight_bits, self._weight_bits
+        yield CostRow(index, "linear_weight", bits, weight_bits=weights)
+        if self._shortcut.transform:
+            yield CostRow(index, "shortcut_weight", bits, weight_bits=weights)
+        if self._attention.scored:
+            bits = layer.formats[Component.ATTENTION_WEIGHT].bits
+            yield CostRow(index, "source_attention_weight", bits, weight_bits=layer.width * bits)
+            yield CostRow(index, "target_attention_weight", bits, weight_bits=layer.width * bits)
+            entries = 8 << score_fraction
+            yield CostRow(index, "softmax_table", PROBABILITY_BITS, weight_bits=entries * PROBABILITY_BITS)
+        yield CostRow(index, "bias", BIAS_BITS, weight_bits=layer.width * BIAS_BITS)
+        if self._table:
+            table = (1 << layer.formats[Component.AGGREGATE].bits) * self.output_bits
+            yield CostRow(index, "activation_table", self.output_bits, weight_bits=table)
+        # One shift a transform; the aggregation's term, bias and result; a shortcut's and a score's where they exist.
+        shifts = 4 + self._shortcut.transform + (layer.shortcut != "none") + self._attention.scored
+        yield CostRow(index, "parameters", 0, weight_bits=shifts * SHIFT_BITS + CLAMP_BITS)
+
+    def tensor_rows(self) -> Iterator[CostRow]:
+        index, layer, nodes = self._index, self._layer, self._size.num_nodes
+        width, bits = layer.width, self._message_bits
+        transform = (nodes * self._columns * width, (self._weight_bits, self._bits))
+        yield product_row(index, "message", bits, nodes * width * bits, *transform)
+        if self._shortcut.transform:
+            yield product_row(index, "shortcut", bits, nodes * width * bits, *transform)
+        edge_operands: tuple[int, int] | tuple[int] = (bits,)
+        if self._attention.scored:
+            operands = (layer.formats[Component.ATTENTION_WEIGHT].bits, bits)
+            for what in ("source_score", "target_score"):
+                scores = nodes * layer.heads * SCORE_BITS
+                yield product_row(index, what, SCORE_BITS, scores, nodes * width, operands)
+            edge_operands = (PROBABILITY_BITS, bits)
+        macs = self._size.edges(self_loops=layer.self_loops) * width
+        name = "logits" if self._last else "activation"
+        output = 0 if self._last else nodes * width * self.output_bits
+        if self._table:
+            bits = layer.formats[Component.AGGREGATE].bits
+            yield product_row(index, "aggregate", bits, nodes * width * bits, macs, edge_operands)
+            yield CostRow(index, name, self.output_bits, buffer_bits=output)
+        else:
+            yield product_row(index, name, self.output_bits, output, macs, edge_operands)
+
+    def alive(self) -> Iterator[int]:
+        """Bits alive in each step of the block: transforms, scores, aggregation, lookup."""
+        layer, nodes = self._layer, self._size.num_nodes
+        source, message = self._columns * self._bits, layer.width * self._message_bits
+        shortcut = message if self._shortcut.transform else 0
+        yield nodes * (source + message + shortcut)
+        held = message + shortcut + (source if self._shortcut.keeps_input else 0)
+        if self._attention.scored:
+            held += 2 * layer.heads * SCORE_BITS
+            yield nodes * held
+        output = layer.width * self.output_bits
+        if self._table:
+            aggregate = layer.width * layer.formats[Component.AGGREGATE].bits
+            yield nodes * (held + aggregate)
+            yield nodes * (aggregate + output)
+        else:
+            yield nodes * (held + output)
+
+    def coefficients(self) -> set[tuple[str, bool]]:
+        """Node coefficients that the block reads: their kind, and whether the degree counts added self-loops."""
+        kinds = {self._attention.coefficient, self._aggregation.coefficient} - {None}
+        return {(kind, self._layer.self_loops) for kind in kinds if kind is not None}

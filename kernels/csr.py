@@ -1,0 +1,106 @@
+"""`CsrGraph`: the edges by target, checked once, so that kernels can run without checks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from lpgnas.errors import DegreeError, GraphError
+from lpgnas.graph import check_edges
+from lpgnas.kernels.jit import jit
+
+SourceArray: TypeAlias = npt.NDArray[np.int32] | npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class CsrGraph:
+    """The sources of each node's incoming edges.
+
+    Attributes:
+        indptr: [N + 1] int64; the edges into node i are `sources[indptr[i] : indptr[i + 1]]`.
+        sources: [E'] int32 (int64 beyond 2^31 nodes), every entry in [0, N).
+        self_loops: whether one edge i -> i was added for every node.
+
+    Raises:
+        GraphError: arrays that do not describe a graph.
+    """
+
+    indptr: npt.NDArray[np.int64]
+    sources: SourceArray
+    self_loops: bool
+
+    def __post_init__(self) -> None:
+        indptr, sources = self.indptr, self.sources
+        if indptr.dtype != np.int64 or indptr.ndim != 1 or indptr.size < 2:
+            raise GraphError(f"indptr must be int64 of shape [N + 1], N >= 1, got {indptr.dtype} {list(indptr.shape)}")
+        if sources.dtype not in (np.int32, np.int64) or sources.ndim != 1:
+            raise GraphError(f"sources must be int32 or int64 of shape [E], got {sources.dtype} {list(sources.shape)}")
+        if indptr[0] != 0 or indptr[-1] != sources.size or bool((np.diff(indptr) < 0).any()):
+            raise GraphError(f"indptr must rise from 0 to the {sources.size} edges")
+        if sources.size and (int(sources.min()) < 0 or int(sources.max()) >= self.num_nodes):
+            raise GraphError(f"sources must lie in [0, {self.num_nodes}), got {sources.min()} to {sources.max()}")
+
+    @classmethod
+    def from_edges(cls, edge_index: npt.NDArray[np.int64], num_nodes: int, *, self_loops: bool) -> CsrGraph:
+        """The graph of `edge_index` [2, E] int64 (row 0 source, row 1 target), a multigraph as given.
+
+        Args:
+            edge_index: the edges.
+            num_nodes: N >= 1.
+            self_loops: add one edge i -> i for every node.
+
+        Raises:
+            GraphError: a wrong shape, dtype or index.
+        """
+        check_edges(edge_index, num_nodes, "graph")
+        loops = 1 if self_loops else 0
+        indptr = np.zeros(num_nodes + 1, dtype=np.int64)
+        np.cumsum(np.bincount(edge_index[1], minlength=num_nodes) + loops, out=indptr[1:])
+        narrow = num_nodes <= np.iinfo(np.int32).max
+        sources: SourceArray = (
+            np.empty(int(indptr[-1]), dtype=np.int32) if narrow else np.empty(int(indptr[-1]), np.int64)
+        )
+        fill_sources(edge_index[0], edge_index[1], loops, indptr[:-1].copy(), sources)
+        return cls(indptr, sources, self_loops)
+
+    @property
+    def num_nodes(self) -> int:
+        """N."""
+        return self.indptr.size - 1
+
+    @property
+    def degree(self) -> npt.NDArray[np.int64]:
+        """Incoming edges of each node [N] int64, an added self-loop counted."""
+        return np.diff(self.indptr)
+
+    def check_degree(self, max_degree: int) -> None:
+        """Refuse a node with more than `max_degree` incoming edges, an added self-loop not counted.
+
+        Raises:
+            DegreeError: there is one; the message names the node of the highest degree.
+        """
+        degree = self.degree - (1 if self.self_loops else 0)
+        node = int(degree.argmax())
+        if int(degree[node]) > max_degree:
+            raise DegreeError(int(degree[node]), max_degree, node)
+
+
+@jit
+def fill_sources(
+    edge_sources: npt.NDArray[np.int64],
+    edge_targets: npt.NDArray[np.int64],
+    loops: int,
+    next_slot: npt.NDArray[np.int64],
+    sources: SourceArray,
+) -> None:
+    """Counting sort of the sources by target, in edge order; `next_slot` [N] starts as indptr and is used up."""
+    for edge in range(edge_sources.size):
+        target = edge_targets[edge]
+        sources[next_slot[target]] = edge_sources[edge]
+        next_slot[target] += 1
+    if loops:
+        for node in range(next_slot.size):
+            sources[next_slot[node]] = node

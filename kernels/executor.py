@@ -1,0 +1,215 @@
+"""`Executor`: runs an integer program with the Numba kernels on a graph."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lpgnas.errors import GraphError, ProgramError
+from lpgnas.graph import Features, check_features
+from lpgnas.integer_program import (
+    COEFFICIENT_BITS,
+    Aggregate,
+    IntegerProgram,
+    Lookup,
+    Score,
+    Transform,
+    reciprocal,
+    rsqrt15,
+)
+from lpgnas.kernels.arena import plan_arena
+from lpgnas.kernels.attention import Softmax, aggregate_softmax, score_nodes
+from lpgnas.kernels.csr import CsrGraph
+from lpgnas.kernels.linear import transform_dense, transform_sparse
+from lpgnas.kernels.lookup import look_up
+from lpgnas.kernels.quantize import SparseCodes, code_dtype, quantize_features
+from lpgnas.kernels.requantize import AnyCodes, rescale
+from lpgnas.kernels.spmm import Epilogue, aggregate_max, aggregate_sum
+from lpgnas.proofs import check_program
+
+_NO_FACTOR = np.zeros(0, dtype=np.int64)
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """What a program makes of a graph.
+
+    Attributes:
+        codes: [N, C] int64 codes of the logits.
+        logits: [N, C] float32, `codes * 2^-fraction`.
+        arena_bytes: bytes allocated for the tensors that the program computes, logits included. The input's codes and
+            one row of accumulators are apart.
+    """
+
+    codes: npt.NDArray[np.int64]
+    logits: npt.NDArray[np.float32]
+    arena_bytes: int
+
+
+def check_inputs(program: IntegerProgram, x: Features) -> None:
+    """Refuse features that the program cannot read.
+
+    Raises:
+        GraphError: wrong shape, dtype, value or number of columns.
+    """
+    check_features(x, "graph")
+    if x.shape[1] != program.num_features:
+        raise GraphError(f"graph: x has {x.shape[1]} columns, but the program reads {program.num_features}")
+
+
+def decode(program: IntegerProgram, codes: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+    """Logits as float32: codes times one power of two."""
+    return np.ldexp(codes.astype(np.float64), -program.logits.fraction).astype(np.float32)
+
+
+class Executor:
+    """Runs one program on any graph.
+
+    Raises:
+        ProgramError: a program whose proofs do not hold.
+    """
+
+    def __init__(self, program: IntegerProgram) -> None:
+        check_program(program)
+        self.program = program
+        # Transforms read their weights by input column, so that outputs are contiguous.
+        self._weights = {
+            op.weight: np.ascontiguousarray(program.array(op.weight).values.T)
+            for op in program.operations
+            if isinstance(op, Transform)
+        }
+
+    def run(self, x: Features, edge_index: npt.NDArray[np.int64]) -> Prediction:
+        """Predict every node of a graph.
+
+        Args:
+            x: features [N, F] float32, dense or CSR.
+            edge_index: [2, E] int64, row 0 source, row 1 target.
+
+        Raises:
+            GraphError: arrays that are not a graph, or another number of features.
+            DegreeError: a node with more incoming edges than the program is proved for.
+        """
+        check_inputs(self.program, x)
+        return _Run(self.program, self._weights, x, edge_index).predict()
+
+
+class _Run:
+    """One run: the graph in the forms that the program needs, the codes of the input and the arena."""
+
+    def __init__(
+        self,
+        program: IntegerProgram,
+        weights: dict[str, AnyCodes],
+        x: Features,
+        edge_index: npt.NDArray[np.int64],
+    ) -> None:
+        self._program = program
+        self._weights = weights
+        self._edge_index = edge_index
+        self._nodes = int(x.shape[0])
+        self._graphs: dict[bool, CsrGraph] = {}
+        loops = {op.self_loops for op in program.operations if isinstance(op, Aggregate)}
+        self._graph(min(loops, default=False)).check_degree(program.max_degree)
+        self._x = quantize_features(x, program.input_format, program.rounding)
+        plan = plan_arena(program, self._nodes)
+        arena = np.empty(plan.size, dtype=np.uint8)
+        self._arena_bytes = arena.nbytes
+        self._tensors: dict[str, AnyCodes] = {}
+        for tensor in program.tensors:
+            kind = code_dtype(tensor.bits, signed=tensor.signed)
+            begin, count = plan.offsets[tensor.name], self._nodes * tensor.columns * kind.itemsize
+            view = arena[begin : begin + count].view(kind)
+            self._tensors[tensor.name] = view.reshape(self._nodes, tensor.columns)
+
+    def predict(self) -> Prediction:
+        for operation in self._program.operations:
+            if isinstance(operation, Transform):
+                self._transform(operation)
+            elif isinstance(operation, Score):
+                self._score(operation)
+            elif isinstance(operation, Aggregate):
+                self._aggregate(operation)
+            elif isinstance(operation, Lookup):
+                self._lookup(operation)
+            else:
+                raise ProgramError(f"no kernel for the operation {type(operation).__name__}")
+        codes = self._tensors[self._program.output].astype(np.int64)
+        return Prediction(codes, decode(self._program, codes), self._arena_bytes)
+
+    def _graph(self, self_loops: bool) -> CsrGraph:
+        if self_loops not in self._graphs:
+            self._graphs[self_loops] = CsrGraph.from_edges(self._edge_index, self._nodes, self_loops=self_loops)
+        return self._graphs[self_loops]
+
+    def _codes(self, name: str) -> AnyCodes:
+        """Dense codes of a tensor; a sparse input is filled up once if something else than a transform reads it."""
+        if name != self._program.input.name:
+            return self._tensors[name]
+        if isinstance(self._x, SparseCodes):
+            self._x = self._x.dense(self._program.num_features)
+        return self._x
+
+    def _scratch(self, columns: int, bits: int) -> npt.NDArray[Any]:
+        return np.empty(columns, dtype=np.int32 if bits == 32 else np.int64)
+
+    def _transform(self, operation: Transform) -> None:
+        out = self._program.tensor(operation.output)
+        by = rescale(operation.shift, self._program.rounding, out.low, out.high)
+        factor = rsqrt15(self._graph(operation.self_loops).degree) if operation.degree_factor else _NO_FACTOR
+        scratch = self._scratch(out.columns, operation.accumulator_bits)
+        rest = (self._weights[operation.weight], operation.row_factor, factor, by, scratch, self._tensors[out.name])
+        if operation.input == self._program.input.name and isinstance(self._x, SparseCodes):
+            transform_sparse(self._x.indptr, self._x.indices, self._x.codes, *rest)
+        else:
+            transform_dense(self._codes(operation.input), *rest)
+
+    def _score(self, operation: Score) -> None:
+        message = self._codes(operation.input)
+        for weight, out in (
+            (operation.source_weight, operation.source_output),
+            (operation.target_weight, operation.target_output),
+        ):
+            score_nodes(message, self._program.array(weight).values, self._tensors[out])
+
+    def _epilogue(self, operation: Aggregate) -> Epilogue:
+        program, columns = self._program, self._program.tensor(operation.output).columns
+        degree = self._graph(operation.self_loops).degree
+        factor = _NO_FACTOR
+        if operation.attention == "gcn":
+            factor = rsqrt15(degree)
+        elif operation.aggregation == "mean":
+            factor = reciprocal(COEFFICIENT_BITS, degree)
+        bias = np.zeros(columns, dtype=np.int64)
+        if operation.bias is not None:
+            bias = program.array(operation.bias).values.astype(np.int64) << operation.bias_shift
+        shortcut: AnyCodes = np.zeros((self._nodes, 0), dtype=np.int8)
+        if operation.shortcut is not None:
+            shortcut = self._codes(operation.shortcut)
+        by = rescale(operation.shift, program.rounding, operation.clamp_low, operation.clamp_high)
+        return Epilogue(factor, operation.term_shift, bias, shortcut, operation.shortcut_shift, by)
+
+    def _aggregate(self, operation: Aggregate) -> None:
+        graph, message = self._graph(operation.self_loops), self._codes(operation.input)
+        out, epilogue = self._tensors[operation.output], self._epilogue(operation)
+        scratch = self._scratch(out.shape[1] // operation.heads, operation.accumulator_bits)
+        maximum = operation.aggregation == "max"
+        if operation.table is not None and operation.source_scores and operation.target_scores:
+            by = rescale(operation.score_shift, self._program.rounding, operation.score_low, operation.score_high)
+            softmax = Softmax(
+                self._tensors[operation.source_scores],
+                self._tensors[operation.target_scores],
+                by,
+                self._program.array(operation.table).values,
+            )
+            aggregate_softmax(graph.indptr, graph.sources, message, softmax, maximum, epilogue, scratch, out)
+            return
+        kernel = aggregate_max if maximum else aggregate_sum
+        kernel(graph.indptr, graph.sources, message, epilogue, scratch, out)
+
+    def _lookup(self, operation: Lookup) -> None:
+        low, table = self._program.tensor(operation.input).low, self._program.array(operation.table).values
+        look_up(self._codes(operation.input), low, table, self._tensors[operation.output])

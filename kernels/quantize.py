@@ -1,0 +1,71 @@
+"""Features to input codes: float64 arithmetic on float32 values, one pass, in the narrow dtype of the input.
+
+It equals `number_formats.quantize_array`. Zero has code 0 in every rounding mode, so sparse features stay sparse.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple, cast
+
+import numpy as np
+import numpy.typing as npt
+from scipy import sparse
+
+from lpgnas.graph import Features
+from lpgnas.kernels.jit import jit
+from lpgnas.kernels.requantize import AnyCodes
+from lpgnas.number_formats import FixedPoint, Rounding
+
+_MODES = {Rounding.HALF_EVEN: 0, Rounding.HALF_UP: 1, Rounding.FLOOR: 2}
+
+
+class SparseCodes(NamedTuple):
+    """Codes [N, F] by row: `indptr` [N + 1] int64, `indices` [nnz] int32, `codes` [nnz] in a narrow dtype."""
+
+    indptr: npt.NDArray[np.int64]
+    indices: npt.NDArray[np.int32]
+    codes: AnyCodes
+
+    def dense(self, columns: int) -> AnyCodes:
+        """The same codes [N, columns] with their zeros."""
+        shape = (self.indptr.size - 1, columns)
+        return cast(AnyCodes, sparse.csr_array((self.codes, self.indices, self.indptr), shape=shape).toarray())
+
+
+def code_dtype(bits: int, *, signed: bool) -> np.dtype[np.signedinteger | np.unsignedinteger]:
+    """The narrowest dtype for codes of `bits` bits (1 to 32)."""
+    width = 8 if bits <= 8 else 16 if bits <= 16 else 32
+    return np.dtype(f"{'int' if signed else 'uint'}{width}")
+
+
+def quantize_features(x: Features, fmt: FixedPoint, rounding: Rounding) -> AnyCodes | SparseCodes:
+    """Codes of checked features [N, F] float32: dense for dense features, sparse for CSR features."""
+    if isinstance(x, np.ndarray):
+        return _quantize(x.ravel(), fmt, rounding).reshape(x.shape)
+    if not x.has_canonical_format:  # a duplicate must be summed before it is rounded
+        x = x.copy()
+        x.sum_duplicates()
+    codes = _quantize(x.data, fmt, rounding)
+    return SparseCodes(x.indptr.astype(np.int64), x.indices.astype(np.int32), codes)
+
+
+def _quantize(values: npt.NDArray[np.float32], fmt: FixedPoint, rounding: Rounding) -> AnyCodes:
+    codes = np.empty(values.shape, dtype=code_dtype(fmt.bits, signed=fmt.signed))
+    quantize_values(values, 2.0**fmt.fraction, _MODES[rounding], float(fmt.low), float(fmt.high), codes)
+    return codes
+
+
+@jit
+def quantize_values(
+    values: npt.NDArray[np.float32], scale: float, mode: int, low: float, high: float, codes: AnyCodes
+) -> None:
+    """`codes[k] = clip(round(values[k] * scale), low, high)`; mode 0 half to even, 1 half up, 2 floor."""
+    for k in range(values.size):
+        scaled = np.float64(values[k]) * scale
+        if mode == 0:
+            rounded = np.rint(scaled)
+        elif mode == 1:
+            rounded = np.floor(scaled + 0.5)
+        else:
+            rounded = np.floor(scaled)
+        codes[k] = np.int64(min(max(rounded, low), high))
