@@ -5,6 +5,10 @@ A runtime reports an index out of range in its own words. These runners turn tha
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
@@ -17,6 +21,7 @@ Logits = npt.NDArray[np.float32]
 OPTIMIZATIONS = ("none", "basic", "extended", "all")
 _SILENT = 4
 """onnxruntime's log level `fatal`: errors arrive as exceptions."""
+_QONNX_IR_VERSION = 10
 
 
 def run_onnxruntime(
@@ -68,6 +73,29 @@ def run_onnx_reference(content: bytes, x: Features, edge_index: Edges) -> Logits
     return logits
 
 
+@contextmanager
+def qonnx_with_this_onnxruntime() -> Iterator[None]:
+    """Let qonnx run single nodes in an onnxruntime that is older than the installed onnx.
+
+    qonnx 1.0 wraps every node into a model of onnx's newest IR version, which onnxruntime may not read yet. Its
+    executor, and transformations that use it (`cleanup_model`), work inside this context.
+    """
+    from qonnx.core import onnx_exec
+
+    original = onnx_exec.qonnx_make_model
+
+    def make_model(*arguments: Any, **options: Any) -> Any:  # noqa: ANN401 - the signature is qonnx's
+        model = original(*arguments, **options)
+        model.ir_version = min(model.ir_version, _QONNX_IR_VERSION)
+        return model
+
+    onnx_exec.qonnx_make_model = make_model
+    try:
+        yield
+    finally:
+        onnx_exec.qonnx_make_model = original
+
+
 def run_qonnx_executor(content: bytes, x: Features, edge_index: Edges) -> Logits:
     """Logits [N, C] of a static QONNX file in qonnx's own executor, node by node. Errors as `run_onnxruntime`.
 
@@ -79,7 +107,8 @@ def run_qonnx_executor(content: bytes, x: Features, edge_index: Edges) -> Logits
 
     onnxruntime.set_default_logger_severity(_SILENT)
     try:
-        logits: Logits = execute_onnx(ModelWrapper(content), {"x": x, "edge_index": edge_index})["logits"]
+        with qonnx_with_this_onnxruntime():
+            logits: Logits = execute_onnx(ModelWrapper(content), {"x": x, "edge_index": edge_index})["logits"]
     except Exception as error:
         raise _named("the qonnx executor", content, x, edge_index, error) from error
     return logits

@@ -97,9 +97,12 @@ class MessagePassing:
 
     def _with_loops(self, bare: EdgeSet) -> EdgeSet:
         b, name = self._builder, "graph_with_loops"
-        zero, one = b.constant(0, np.int64), b.constant(1, np.int64)
-        count = b.add("Squeeze", f"{name}/num_nodes", self._node_count(), b.constant([0], np.int64))
-        loops = b.add("Range", f"{name}/nodes", zero, count, one)
+        zero, one, zeros = b.constant(0, np.int64), b.constant(1, np.int64), b.constant([0], np.int64)
+        if self._nodes is not None:
+            loops = b.initializer(f"{name}/nodes", np.arange(self._nodes, dtype=np.int64))
+        else:
+            count = b.add("Squeeze", f"{name}/num_nodes", self._node_count(), zeros)
+            loops = b.add("Range", f"{name}/nodes", zero, count, one)
         return EdgeSet(
             name,
             b.add("Concat", f"{name}/source", bare.source, loops, axis=0),

@@ -19,6 +19,7 @@ from lpgnas.export.graph_builder import GraphBuilder, to_bytes
 from lpgnas.export.message_passing import EdgeSet, MessagePassing
 from lpgnas.export.metadata import describe, file_metadata
 from lpgnas.export.packed_weights import PackedWeight, store_weight
+from lpgnas.export.rounding import round_codes
 from lpgnas.integer_program import (
     COEFFICIENT_BITS,
     INT32_LIMIT,
@@ -32,7 +33,6 @@ from lpgnas.integer_program import (
     Tensor,
     Transform,
 )
-from lpgnas.number_formats import Rounding
 from lpgnas.proofs import check_program
 from lpgnas.registry import Registry
 
@@ -100,27 +100,12 @@ def storage_type(tensor: Tensor) -> type[np.integer[Any]]:
     return np.int8 if tensor.signed else np.uint8
 
 
-def quantized_input(builder: GraphBuilder, tensor: Tensor, rounding: Rounding) -> str:
-    """The codes of `x` [N, F], computed and left in float64."""
-    wide = builder.cast("x", np.float64)
-    scaled = builder.add("Mul", "x/scaled", wide, builder.constant(2.0**tensor.fraction, np.float64))
-    low, high = builder.constant(tensor.low, np.float64), builder.constant(tensor.high, np.float64)
-    return builder.add("Clip", "x/clipped", round_float64(builder, "x", scaled, rounding), low, high)
-
-
-def round_float64(builder: GraphBuilder, name: str, value: str, rounding: Rounding) -> str:
-    """float64 `value` rounded to integers by one mode; `Round` of ONNX is half-even."""
-    if rounding is Rounding.HALF_EVEN:
-        return builder.add("Round", f"{name}/rounded", value)
-    if rounding is Rounding.HALF_UP:
-        value = builder.add("Add", f"{name}/raised", value, builder.constant(0.5, np.float64))
-    return builder.add("Floor", f"{name}/rounded", value)
-
-
 def _quantize_input(context: _Context) -> None:
     tensor = context.program.input
-    rounded = quantized_input(context.builder, tensor, context.program.rounding)
-    context.codes[tensor.name] = context.builder.cast(rounded, storage_type(tensor))
+    b = context.builder
+    value = b.cast(tensor.name, np.float64)
+    codes = round_codes(b, tensor, value, context.program.rounding, tensor.low, tensor.high)
+    context.codes[tensor.name] = b.cast(codes, storage_type(tensor))
 
 
 def _scale_logits(context: _Context) -> None:
