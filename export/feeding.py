@@ -1,0 +1,134 @@
+"""Run an exported file in the runtimes that it is meant for; each is imported when it is used.
+
+A runtime reports an index out of range in its own words. These runners turn that into the named errors of lpgnas.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lpgnas.errors import DegreeError, ExportError, LpgnasError
+from lpgnas.graph import check_edges
+
+Features = npt.NDArray[np.float32]
+Edges = npt.NDArray[np.int64]
+Logits = npt.NDArray[np.float32]
+OPTIMIZATIONS = ("none", "basic", "extended", "all")
+_SILENT = 4
+"""onnxruntime's log level `fatal`: errors arrive as exceptions."""
+_QONNX_IR_VERSION = 10
+
+
+def run_onnxruntime(
+    content: bytes, x: Features, edge_index: Edges, *, threads: int = 1, optimization: str = "all"
+) -> Logits:
+    """Logits [N, C] of a file in onnxruntime on the CPU.
+
+    Args:
+        content: an ONNX file with inputs `x`, `edge_index` and output `logits`.
+        x: [N, F] float32.
+        edge_index: [2, E] int64.
+        threads: of one operator.
+        optimization: how much onnxruntime may rewrite the graph: `none`, `basic`, `extended` or `all`.
+
+    Raises:
+        GraphError: an edge index out of range.
+        DegreeError: a node with more incoming edges than the file's `max_degree`.
+        ExportError: any other refusal of the runtime.
+    """
+    import onnxruntime
+
+    levels = onnxruntime.GraphOptimizationLevel
+    known = (levels.ORT_DISABLE_ALL, levels.ORT_ENABLE_BASIC, levels.ORT_ENABLE_EXTENDED, levels.ORT_ENABLE_ALL)
+    if optimization not in OPTIMIZATIONS:
+        raise ExportError(f"unknown optimization {optimization!r}; choose one of {', '.join(OPTIMIZATIONS)}")
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = _SILENT
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.graph_optimization_level = known[OPTIMIZATIONS.index(optimization)]
+    try:
+        session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        logits: Logits = session.run(["logits"], {"x": x, "edge_index": edge_index})[0]
+    except Exception as error:
+        raise _named("onnxruntime", content, x, edge_index, error) from error
+    return logits
+
+
+def run_onnx_reference(content: bytes, x: Features, edge_index: Edges) -> Logits:
+    """Logits [N, C] of a file in ONNX's reference evaluator; slow, in plain NumPy. Errors as `run_onnxruntime`."""
+    import onnx
+    from onnx.reference import ReferenceEvaluator
+
+    try:
+        evaluator = ReferenceEvaluator(onnx.load_from_string(content))
+        logits: Logits = evaluator.run(["logits"], {"x": x, "edge_index": edge_index})[0]
+    except Exception as error:
+        raise _named("onnx.reference", content, x, edge_index, error) from error
+    return logits
+
+
+@contextmanager
+def qonnx_with_this_onnxruntime() -> Iterator[None]:
+    """Let qonnx run single nodes in an onnxruntime that is older than the installed onnx.
+
+    qonnx 1.0 wraps every node into a model of onnx's newest IR version, which onnxruntime may not read yet. Its
+    executor, and transformations that use it (`cleanup_model`), work inside this context.
+    """
+    from qonnx.core import onnx_exec
+
+    original = onnx_exec.qonnx_make_model
+
+    def make_model(*arguments: Any, **options: Any) -> Any:  # noqa: ANN401 - the signature is qonnx's
+        model = original(*arguments, **options)
+        model.ir_version = min(model.ir_version, _QONNX_IR_VERSION)
+        return model
+
+    onnx_exec.qonnx_make_model = make_model
+    try:
+        yield
+    finally:
+        onnx_exec.qonnx_make_model = original
+
+
+def run_qonnx_executor(content: bytes, x: Features, edge_index: Edges) -> Logits:
+    """Logits [N, C] of a static QONNX file in qonnx's own executor, node by node. Errors as `run_onnxruntime`.
+
+    It takes a file exported for the sizes of this graph (`num_nodes`, `num_edges`).
+    """
+    import onnxruntime
+    from qonnx.core.modelwrapper import ModelWrapper
+    from qonnx.core.onnx_exec import execute_onnx
+
+    onnxruntime.set_default_logger_severity(_SILENT)
+    try:
+        with qonnx_with_this_onnxruntime():
+            logits: Logits = execute_onnx(ModelWrapper(content), {"x": x, "edge_index": edge_index})["logits"]
+    except Exception as error:
+        raise _named("the qonnx executor", content, x, edge_index, error) from error
+    return logits
+
+
+def _named(runtime: str, content: bytes, x: Features, edge_index: Edges, error: Exception) -> LpgnasError:
+    """The named error behind a runtime's exception."""
+    import onnx
+
+    try:
+        check_edges(edge_index, len(x), "edge_index")
+    except LpgnasError as found:
+        return found
+    try:
+        properties = {entry.key: entry.value for entry in onnx.load_from_string(content).metadata_props}
+    except Exception:
+        properties = {}
+    degrees = np.bincount(edge_index[1], minlength=len(x))
+    limit = int(properties.get("max_degree", degrees.max()))
+    if degrees.max() > limit:
+        node = int(np.argmax(degrees))
+        return DegreeError(int(degrees[node]), limit, node)
+    return ExportError(f"{runtime} refused the file: {error}")

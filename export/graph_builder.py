@@ -1,0 +1,147 @@
+"""`GraphBuilder`: collects the nodes, constants and local functions of one ONNX file, under names that read well.
+
+Every node has one output, and the node and its output share a name such as `layer0/message/accumulator`. Constants are
+shared: one value is stored once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import helper, numpy_helper
+
+from lpgnas import __version__
+from lpgnas.errors import ExportError
+
+FUNCTION_DOMAIN = "lpgnas"
+BASE_OPSET = 18
+"""`ScatterElements` takes the maximum, and `BitwiseAnd` exists, from this opset on."""
+BASE_IR_VERSION = 8
+"""The first version with local functions."""
+
+
+def tensor_type(dtype: npt.DTypeLike) -> int:
+    """The ONNX element type of a NumPy dtype."""
+    return int(helper.np_dtype_to_tensor_dtype(np.dtype(dtype)))
+
+
+class GraphBuilder:
+    """One graph in the making; see the module's page."""
+
+    def __init__(self) -> None:
+        self._opset = BASE_OPSET
+        self._ir_version = BASE_IR_VERSION
+        self._nodes: list[onnx.NodeProto] = []
+        self._initializers: dict[str, onnx.TensorProto] = {}
+        self._constants: dict[tuple[str, tuple[int, ...], bytes], str] = {}
+        self._functions: dict[tuple[str, str], str] = {}
+        self._annotations: list[onnx.TensorAnnotation] = []
+        self._names = {"x", "edge_index"}
+
+    def require(self, opset: int, ir_version: int) -> None:
+        """Raise the file's opset and IR version to what a node or a tensor type needs."""
+        self._opset = max(self._opset, opset)
+        self._ir_version = max(self._ir_version, ir_version)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._names
+
+    def _claim(self, name: str) -> str:
+        if name in self._names:
+            raise ExportError(f"two parts of the exported graph would be called {name!r}; rename the program's tensors")
+        self._names.add(name)
+        return name
+
+    def add(  # noqa: ANN401 - attributes are whatever the operator takes
+        self, op_type: str, name: str, *inputs: str, domain: str = "", **attributes: object
+    ) -> str:
+        """Add a node called `name` and return `name`, which is also its output.
+
+        Raises:
+            ExportError: the name is taken.
+        """
+        self._claim(name)
+        self._nodes.append(helper.make_node(op_type, list(inputs), [name], name=name, domain=domain, **attributes))
+        return name
+
+    def cast(self, value: str, dtype: npt.DTypeLike) -> str:
+        """`value` as `dtype`; one node a value and type, however often it is asked for."""
+        name = f"{value}/{np.dtype(dtype).name}"
+        return name if name in self else self.add("Cast", name, value, to=tensor_type(dtype))
+
+    def constant(self, value: npt.ArrayLike, dtype: npt.DTypeLike) -> str:
+        """A small constant of any shape, stored once a value, type and shape."""
+        array = np.asarray(value, dtype=dtype)
+        key = (array.dtype.name, array.shape, array.tobytes())
+        if key not in self._constants:
+            text = "x".join(str(item).removesuffix(".0") for item in array.ravel()) or "empty"
+            shape = "" if array.ndim == 0 else f"[{'x'.join(map(str, array.shape))}]"
+            self._constants[key] = self.initializer(f"{array.dtype.name}{shape}:{text}", array)
+        return self._constants[key]
+
+    def initializer(self, name: str, array: npt.NDArray[np.generic]) -> str:
+        """Store `array` under `name`."""
+        return self.tensor(numpy_helper.from_array(np.ascontiguousarray(array).reshape(array.shape), name))
+
+    def tensor(self, proto: onnx.TensorProto) -> str:
+        """Store a tensor under the name it has."""
+        self._initializers[self._claim(str(proto.name))] = proto
+        return str(proto.name)
+
+    def call(self, function: str, name: str, *inputs: str, domain: str = FUNCTION_DOMAIN, **attributes: object) -> str:
+        """Add a call of the local function whose text is `function` (see `local_functions`) under `name`."""
+        op_type = function.strip().split("(", 1)[0].split("<", 1)[0].strip()
+        self._functions[(domain, op_type)] = function
+        return self.add(op_type, name, *inputs, domain=domain, **attributes)
+
+    def annotate(self, name: str, datatype: str) -> None:
+        """State the QONNX datatype of a tensor."""
+        entry = onnx.StringStringEntryProto(key="finn_datatype", value=datatype)
+        self._annotations.append(onnx.TensorAnnotation(tensor_name=name, quant_parameter_tensor_names=[entry]))
+
+    def _local_functions(self) -> Iterable[onnx.FunctionProto]:
+        for (domain, _), text in sorted(self._functions.items()):
+            header = f'<domain: "{domain}", opset_import: ["" : {self._opset}]>'
+            yield onnx.parser.parse_function(header + text)
+
+    def model(
+        self,
+        name: str,
+        inputs: list[onnx.ValueInfoProto],
+        outputs: list[onnx.ValueInfoProto],
+        *,
+        doc: str,
+        metadata: Mapping[str, str],
+    ) -> onnx.ModelProto:
+        """The finished model; the default domain is listed first, and initialisers are no graph inputs."""
+        graph = helper.make_graph(
+            self._nodes, name, inputs, outputs, initializer=list(self._initializers.values()), doc_string=doc
+        )
+        graph.quantization_annotation.extend(self._annotations)
+        functions = list(self._local_functions())
+        domains = sorted({str(function.domain) for function in functions})
+        model = helper.make_model(
+            graph,
+            functions=functions,
+            ir_version=self._ir_version,
+            opset_imports=[helper.make_opsetid("", self._opset), *(helper.make_opsetid(d, 1) for d in domains)],
+            producer_name="lpgnas",
+            producer_version=__version__,
+            doc_string=doc,
+        )
+        helper.set_model_props(model, dict(metadata))
+        return model
+
+
+def to_bytes(model: onnx.ModelProto) -> bytes:
+    """The checked model as bytes; equal models give equal bytes.
+
+    Raises:
+        onnx.checker.ValidationError: the model is malformed, a defect of the exporter.
+    """
+    onnx.checker.check_model(model, full_check=True)
+    content: bytes = model.SerializeToString(deterministic=True)
+    return content
