@@ -210,7 +210,7 @@ def _predict(options: argparse.Namespace) -> None:
 
 def _cost(options: argparse.Namespace) -> None:
     from lpgnas.cost_models.program_cost import program_cost
-    from lpgnas.cost_models.report import GraphSize
+    from lpgnas.cost_models.rows import GraphSize
     from lpgnas.cost_models.spec_cost import spec_cost
     from lpgnas.datasets import load_dataset
     from lpgnas.program_file import load_program

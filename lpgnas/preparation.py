@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lpgnas.config import RunConfig
-from lpgnas.cost_models.report import GraphSize
+from lpgnas.cost_models.rows import GraphSize
 from lpgnas.datasets import (
     default_protocol,
     inductive_training_graph,

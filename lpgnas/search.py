@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from lpgnas.budget import Budget, format_bits
-from lpgnas.cost_models.report import CostReport, GraphSize
+from lpgnas.cost_models.rows import CostReport, GraphSize
 from lpgnas.cost_models.spec_cost import spec_cost
 from lpgnas.errors import ConfigError, InfeasibleBudget, LoweringError
 from lpgnas.lowering import lower
