@@ -227,9 +227,7 @@ def _emit_score(context: _Context, operation: Score) -> None:
     ):
         stored = store_weight(context.builder, context.program.array(array_name), transpose=False)
         weight = _signed_weight(context, array_name, stored, np.int32)
-        context.codes[output] = context.graph.head_scores(
-            f"{output}/codes", messages, weight, operation.heads, columns
-        )
+        context.codes[output] = context.graph.head_scores(f"{output}/codes", messages, weight, operation.heads, columns)
 
 
 def _probabilities(context: _Context, operation: Aggregate, edges: EdgeSet) -> str:

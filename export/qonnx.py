@@ -331,7 +331,9 @@ def _edge_scores(context: _Context, operation: Aggregate, edges: EdgeSet, score:
         sides.append(graph.gather(f"{name}/{side}_score", context.values[str(scores)], edges, side=side))
     leaky = b.add("LeakyRelu", f"{name}/leaky_score", b.add("Add", f"{name}/raw_score", *sides), alpha=0.25)
     if (operation.score_low, operation.score_high) != (score.low, score.high):
-        raise ExportError(f"{_where(operation)}: scores in [{operation.score_low}, {operation.score_high}] fill no format")
+        raise ExportError(
+            f"{_where(operation)}: scores in [{operation.score_low}, {operation.score_high}] fill no format"
+        )
     wide = context.program.rounding is Rounding.HALF_UP
     value = b.cast(leaky, np.float64) if wide else leaky
     if wide:

@@ -115,7 +115,7 @@ def default_search_space(graph: Graph) -> SearchSpace:
 
 def graph_fingerprint(graph: Graph) -> str:
     """SHA-256 over edges, features and labels."""
-    parts = [graph.edge_index]
+    parts: list[np.ndarray] = [graph.edge_index]
     parts += [graph.x] if isinstance(graph.x, np.ndarray) else [graph.x.data, graph.x.indices, graph.x.indptr]
     parts += [] if graph.y is None else [graph.y]
     return sha256(b"".join(f"{p.shape}{p.dtype}".encode() + np.ascontiguousarray(p).tobytes() for p in parts))

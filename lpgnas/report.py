@@ -49,9 +49,9 @@ def _summary(record: dict[str, Any]) -> str:
     mode = "inductive" if dataset["inductive"] else "transductive: all features and edges take part in training"
     lines = [
         f"{dataset['num_nodes']:,} nodes, {dataset['num_edges']:,} directed edges, "
-        f"{dataset['num_features']:,} features, {dataset['num_classes']} classes; split `{dataset['protocol']}` (seed {dataset['split_seed']}): "
-        f"{dataset['train_nodes']} train, {dataset['validation_nodes']} validation, {dataset['test_nodes']} test nodes"
-        f"; {mode}.\n"
+        f"{dataset['num_features']:,} features, {dataset['num_classes']} classes; "
+        f"split `{dataset['protocol']}` (seed {dataset['split_seed']}): {dataset['train_nodes']} train, "
+        f"{dataset['validation_nodes']} validation, {dataset['test_nodes']} test nodes; {mode}.\n"
     ]
     if "evaluate" in stages:
         evaluation = stages["evaluate"]

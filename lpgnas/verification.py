@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy import sparse
 
 from lpgnas.errors import LpgnasError
 from lpgnas.export.feeding import run_onnx_reference, run_onnxruntime, run_qonnx_executor
@@ -54,7 +53,7 @@ def unseen_graphs(graph: Graph, max_degree: int, seed: int = 0) -> list[Graph]:
 
     def rows(count: int) -> npt.NDArray[np.float32]:
         picked = graph.x[rng.integers(0, graph.num_nodes, count)]
-        dense: npt.NDArray[np.float32] = picked.toarray() if sparse.issparse(picked) else np.asarray(picked)
+        dense: npt.NDArray[np.float32] = np.asarray(picked) if isinstance(picked, np.ndarray) else picked.toarray()
         return dense
 
     none = np.zeros((2, 0), dtype=np.int64)
