@@ -1,3 +1,5 @@
+"""The arena: tensors that are alive together never share bytes."""
+
 from __future__ import annotations
 
 from itertools import combinations
