@@ -53,7 +53,9 @@ def test_choices_round_trip(name: str) -> None:
     assert str(FormatChoice.parse(name)) == name
 
 
-@pytest.mark.parametrize("name", ["", "fixed", "fixed0", "fixed17", "fixed08", "Binary", "float", "fixed4 ", "fixed4\n"])
+@pytest.mark.parametrize(
+    "name", ["", "fixed", "fixed0", "fixed17", "fixed08", "Binary", "float", "fixed4 ", "fixed4\n"]
+)
 def test_unknown_choices(name: str) -> None:
     with pytest.raises(SpecError, match="number format"):
         FormatChoice.parse(name)
@@ -87,4 +89,4 @@ def test_ties() -> None:
 def test_quantise_equals_exact_rationals(value: float, fraction: int, rounding: Rounding) -> None:
     fmt = FixedPoint(8, fraction)
     exact = naive.round_fraction(Fraction(value) * Fraction(2) ** fraction, rounding)
-    assert int(quantize_array(np.float32([value]), fmt, rounding)[0]) == min(max(exact, -128), 127)
+    assert int(quantize_array(np.array([value], dtype=np.float32), fmt, rounding)[0]) == min(max(exact, -128), 127)
