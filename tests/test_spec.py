@@ -14,7 +14,7 @@ import samples
 from lpgnas.components import Component
 from lpgnas.errors import InputError, SpecError, UnknownName
 from lpgnas.number_formats import FLOAT32, FormatChoice
-from lpgnas.spec import RESERVED_SLOTS, LayerSpec, ModelSpec
+from lpgnas.spec import RESERVED_SLOTS, LayerSpec, ModelSpec, required_components
 
 INT8 = FormatChoice("fixed", 8)
 INT4 = FormatChoice("fixed", 4)
@@ -55,13 +55,7 @@ def test_properties() -> None:
     reference = layer(3, last=True, formats=dict.fromkeys(layer(3, last=True).formats, FLOAT32))
     assert replace(made, layers=(made.layers[0], reference)).is_float
     gat = layer(attention="gat", activation="tanh", formats={})
-    assert {"attention_weight", "score", "aggregate"} < {c.value for c in _required(gat)}
-
-
-def _required(one: LayerSpec) -> frozenset[Component]:
-    from lpgnas.spec import required_components
-
-    return required_components(one, last=False)
+    assert {"attention_weight", "score", "aggregate"} < {c.value for c in required_components(gat, last=False)}
 
 
 @pytest.mark.parametrize(
