@@ -24,6 +24,7 @@ from lpgnas.integer_program import (
     Array,
     Codes,
     IntegerProgram,
+    Operation,
     Score,
     Tensor,
     Transform,
