@@ -19,7 +19,7 @@ from lpgnas.cost_models.rows import (
     product_row,
 )
 from lpgnas.errors import ProgramError
-from lpgnas.integer_program import Aggregate, IntegerProgram, Lookup, Operation, Score, Tensor, Transform
+from lpgnas.integer_program import Aggregate, IntegerProgram, Lookup, Operation, Score, Tensor, Transform, reads, writes
 
 
 def program_cost(program: IntegerProgram, size: GraphSize) -> CostReport:
@@ -128,24 +128,12 @@ def _facet(facets: dict[type, Any], operation: Operation) -> Callable[..., Any]:
     return facet
 
 
-def _touched(operation: Operation) -> tuple[list[str], list[str]]:
-    """Names of the tensors that an operation reads and writes."""
-    if isinstance(operation, Score):
-        return [operation.input], [operation.source_output, operation.target_output]
-    reads = [operation.input]
-    if isinstance(operation, Aggregate):
-        optional = (operation.source_scores, operation.target_scores, operation.shortcut)
-        reads += [name for name in optional if name is not None]
-    return reads, [operation.output]
-
-
 def _peak_row_bits(program: IntegerProgram) -> int:
     """The most bits of a node that are alive at once: every tensor has one row a node."""
     born, dies = {program.input.name: 0}, {program.input.name: 0, program.output: len(program.operations) - 1}
     for step, operation in enumerate(program.operations):
-        reads, writes = _touched(operation)
-        born.update(dict.fromkeys(writes, step))
-        for name in (*reads, *writes):
+        born.update(dict.fromkeys(writes(operation), step))
+        for name in (*reads(operation), *writes(operation)):
             dies[name] = max(step, dies.get(name, 0))
     bits = {tensor.name: tensor.columns * tensor.bits for tensor in (program.input, *program.tensors)}
     return max(

@@ -22,12 +22,12 @@ from lpgnas.cost_models.rows import (
     product_row,
 )
 from lpgnas.errors import SpecError
+from lpgnas.integer_program import MAX_SCORE_FRACTION
 from lpgnas.operators import ACTIVATIONS
 from lpgnas.registry import Registry
 from lpgnas.spec import LayerSpec, ModelSpec
 
 PROBABILITY_BITS = 7
-MAX_SCORE_FRACTION = 4
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from lpgnas.integer_program import IntegerProgram, Operation, Score
+from lpgnas.integer_program import IntegerProgram, reads, writes
 from lpgnas.kernels.quantize import code_dtype
 
 ALIGNMENT = 64
@@ -19,24 +19,11 @@ class ArenaPlan:
     size: int
 
 
-def outputs(operation: Operation) -> tuple[str, ...]:
-    """Names of the tensors that an operation writes."""
-    if isinstance(operation, Score):
-        return (operation.source_output, operation.target_output)
-    return (operation.output,)
-
-
-def inputs(operation: Operation) -> tuple[str, ...]:
-    """Names of the tensors that an operation reads."""
-    others = (getattr(operation, field, None) for field in ("source_scores", "target_scores", "shortcut"))
-    return (operation.input, *(name for name in others if name is not None))
-
-
 def last_uses(program: IntegerProgram) -> dict[str, int]:
     """For each tensor the index of the last operation that touches it; the output outlives them all."""
     last: dict[str, int] = {}
     for step, operation in enumerate(program.operations):
-        for name in (*outputs(operation), *inputs(operation)):
+        for name in (*writes(operation), *reads(operation)):
             last[name] = step
     last[program.output] = len(program.operations)
     return last
@@ -49,7 +36,7 @@ def plan_arena(program: IntegerProgram, num_nodes: int) -> ArenaPlan:
     offsets: dict[str, int] = {}
     for step, operation in enumerate(program.operations):
         alive = {name: place for name, place in alive.items() if last[name] >= step}
-        for name in outputs(operation):
+        for name in writes(operation):
             tensor = program.tensor(name)
             count = num_nodes * tensor.columns * code_dtype(tensor.bits, signed=tensor.signed).itemsize
             begin = _first_gap(sorted(alive.values()), count)

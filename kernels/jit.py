@@ -2,6 +2,9 @@
 
 With `NUMBA_DISABLE_JIT=1` the same functions run as plain Python on NumPy scalars, so that coverage sees them. They
 therefore widen every narrow operand to int64 before arithmetic; the compiler narrows it again where it can.
+
+Numba's disk cache notices a change of a kernel's own file only, not of a helper that it inlines from another file:
+after editing a helper, delete `kernels/__pycache__`.
 """
 
 from __future__ import annotations

@@ -189,6 +189,19 @@ class Lookup:
 Operation = Union[Transform, Score, Aggregate, Lookup]  # noqa: UP007 - get_args reads it
 
 
+def reads(operation: Operation) -> tuple[str, ...]:
+    """Names of the tensors that an operation reads."""
+    optional = (getattr(operation, name, None) for name in ("source_scores", "target_scores", "shortcut"))
+    return (operation.input, *(name for name in optional if name is not None))
+
+
+def writes(operation: Operation) -> tuple[str, ...]:
+    """Names of the tensors that an operation writes."""
+    if isinstance(operation, Score):
+        return (operation.source_output, operation.target_output)
+    return (operation.output,)
+
+
 @dataclass(frozen=True)
 class IntegerProgram:
     """A lowered model.

@@ -93,7 +93,7 @@ class Float32:
 IntegerFormat = FixedPoint | Binary | Ternary
 NumberFormat = IntegerFormat | Float32
 
-_CHOICE = re.compile(r"^(binary|ternary|float32|fixed([1-9][0-9]?))$")
+_CHOICE = re.compile(r"binary|ternary|float32|fixed([1-9][0-9]?)")
 
 
 @dataclass(frozen=True)
@@ -123,11 +123,11 @@ class FormatChoice:
         Raises:
             SpecError: anything else; the message lists the forms.
         """
-        match = _CHOICE.match(text) if isinstance(text, str) else None
+        match = _CHOICE.fullmatch(text) if isinstance(text, str) else None
         if match is None:
             raise SpecError(f"unknown number format {text!r}; write binary, ternary, fixed1 to fixed16, or float32")
-        if match.group(2):
-            return cls("fixed", int(match.group(2)))
+        if match.group(1):
+            return cls("fixed", int(match.group(1)))
         return cls(text, {"binary": 1, "ternary": 2, "float32": 32}[text])
 
     def __str__(self) -> str:

@@ -29,6 +29,7 @@ from lpgnas.integer_program import (
     Tensor,
     Transform,
     accumulator_bits,
+    writes,
 )
 
 
@@ -93,11 +94,11 @@ def check_program(program: IntegerProgram) -> None:
     known = {program.input.name: program.input}
     for operation in program.operations:
         where = f"layer {operation.layer} {type(operation).__name__.lower()}"
-        for name in _outputs(operation):
+        for name in writes(operation):
             if name in known:
                 raise ProgramError(f"{where}: tensor {name!r} is written twice")
         _check_operation(where, program, operation, known)
-        for name in _outputs(operation):
+        for name in writes(operation):
             known[name] = program.tensor(name)
     computed = program.output in known and program.output != program.input.name
     if not computed or program.logits.columns != program.num_classes:
@@ -107,12 +108,6 @@ def check_program(program: IntegerProgram) -> None:
     unused = {tensor.name for tensor in program.tensors} - set(known)
     if unused:
         raise ProgramError(f"tensors that no operation computes: {', '.join(sorted(unused))}")
-
-
-def _outputs(operation: Operation) -> tuple[str, ...]:
-    if isinstance(operation, Score):
-        return (operation.source_output, operation.target_output)
-    return (operation.output,)
 
 
 def _check_header(program: IntegerProgram) -> None:

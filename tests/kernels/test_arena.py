@@ -1,3 +1,5 @@
+"""The arena: tensors that are alive together never share bytes."""
+
 from __future__ import annotations
 
 from itertools import combinations
@@ -5,7 +7,8 @@ from itertools import combinations
 import numpy as np
 import samples
 
-from lpgnas.kernels.arena import ALIGNMENT, last_uses, outputs, plan_arena
+from lpgnas.integer_program import writes
+from lpgnas.kernels.arena import ALIGNMENT, last_uses, plan_arena
 from lpgnas.kernels.executor import Executor
 from lpgnas.kernels.quantize import code_dtype
 
@@ -17,7 +20,7 @@ def test_tensors_alive_together_do_not_overlap() -> None:
         program = samples.random_program(rng, 6, 3, 9)[1]
         nodes = int(rng.integers(1, 50))
         plan, last = plan_arena(program, nodes), last_uses(program)
-        born = {name: step for step, operation in enumerate(program.operations) for name in outputs(operation)}
+        born = {name: step for step, operation in enumerate(program.operations) for name in writes(operation)}
         size = {t.name: nodes * t.columns * code_dtype(t.bits, signed=t.signed).itemsize for t in program.tensors}
         assert set(plan.offsets) == set(size)
         for a, b in combinations(size, 2):

@@ -1,0 +1,154 @@
+"""`program.npz`: the same bytes for the same program, and a named error for everything else."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import samples
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lpgnas import program_file
+from lpgnas.errors import ProgramError
+from lpgnas.integer_program import IntegerProgram
+from lpgnas.program_file import CHECKSUM_LENGTH, from_bytes, load_program, pack_codes, to_bytes, unpack_codes
+
+
+def program(seed: int = 0) -> IntegerProgram:
+    return samples.random_program(np.random.default_rng(seed), 7, 3, 20)[1]
+
+
+def forged(change: Callable[[dict[str, Any]], object], seed: int = 0) -> bytes:
+    """The file of a program whose header was changed, with a checksum that holds."""
+    content = to_bytes(program(seed))
+    with np.load(io.BytesIO(content)) as archive:
+        members = {name: archive[name] for name in archive.files}
+    header = json.loads(members["header"].tobytes())
+    change(header)
+    members["header"] = np.frombuffer(json.dumps(header).encode(), dtype=np.uint8)
+    return sealed(members)
+
+
+def sealed(members: dict[str, np.ndarray]) -> bytes:
+    """An archive of `members` with a checksum that holds."""
+    buffer = io.BytesIO()
+    np.savez(buffer, allow_pickle=True, **members)
+    content = buffer.getvalue()
+    end = content[:-2] + CHECKSUM_LENGTH.to_bytes(2, "little")  # the length of the archive's comment
+    return end + program_file._checksum(end)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_round_trip_is_identical(seed: int) -> None:
+    made = program(seed)
+    content = to_bytes(made)
+    read = from_bytes(content)
+    assert read == made
+    for mine, theirs in zip(made.arrays, read.arrays, strict=True):
+        assert mine.values.dtype == theirs.values.dtype
+        assert np.array_equal(mine.values, theirs.values)
+    assert to_bytes(read) == content
+
+
+def test_other_tools_can_open_it() -> None:
+    with np.load(io.BytesIO(to_bytes(program()))) as archive:
+        assert json.loads(archive["header"].tobytes())["schema_version"] == 1
+
+
+def test_truncated_anywhere() -> None:
+    content = to_bytes(program())
+    cuts = {*range(0, len(content), 37), *range(80), *range(len(content) - 150, len(content))}
+    for cut in cuts:
+        with pytest.raises(ProgramError, match=r"not a program\.npz, or damaged"):
+            from_bytes(content[:cut])
+
+
+def test_one_byte_flipped_anywhere() -> None:
+    content = to_bytes(program())
+    rng = np.random.default_rng(0)
+    for position in {*range(0, len(content), 23), *range(120), *range(len(content) - 200, len(content))}:
+        changed = bytearray(content)
+        changed[position] ^= int(rng.integers(1, 256))
+        with pytest.raises(ProgramError, match=r"not a program\.npz, or damaged"):
+            from_bytes(bytes(changed))
+
+
+def test_foreign_files(tmp_path: Path) -> None:
+    np.savez(tmp_path / "foreign.npz", x=np.ones(3))
+    np.save(tmp_path / "foreign.npy", np.ones(3))
+    (tmp_path / "empty").touch()
+    for name in ("foreign.npz", "foreign.npy", "empty"):
+        with pytest.raises(ProgramError, match=r"not a program\.npz, or damaged"):
+            load_program(tmp_path / name)
+    with pytest.raises(ProgramError, match="cannot read"):
+        load_program(tmp_path / "missing.npz")
+
+
+def test_load_program_names_the_file(tmp_path: Path) -> None:
+    (tmp_path / "program.npz").write_bytes(to_bytes(program()))
+    assert load_program(tmp_path / "program.npz") == program()
+
+
+def test_a_forged_checksum_alone_changes_nothing() -> None:
+    assert from_bytes(forged(lambda header: None)) == program()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda h: h.update(schema_version=2), "schema version 2, this lpgnas reads 1"),
+        (lambda h: h.update(packing="other"), "unknown packing"),
+        (lambda h: h.update(max_degree="9"), "max_degree must be int"),
+        (lambda h: h.update(max_degree=True), "max_degree must be int"),
+        (lambda h: h.update(max_degree=21), "not the proved ones"),
+        (lambda h: h.update(rounding="up"), "malformed"),
+        (lambda h: h.pop("output"), "malformed"),
+        (lambda h: h.update(operations=[{"op": "other"}]), "unknown operation 'other'"),
+        (lambda h: h.update(operations=[{"op": []}]), "malformed"),
+        (lambda h: h.update(operations=[]), "not a computed tensor"),
+        (lambda h: h["operations"][0].update(shift="1"), "shift must be int"),
+        (lambda h: h["operations"][0].update(more=1), "malformed"),
+        (lambda h: h["tensors"][0].update(bits=1.5), "bits must be int"),
+        (lambda h: h["tensors"][0].update(component="other"), "malformed"),
+        (lambda h: h["arrays"][0].update(role="other"), "unknown role"),
+        (lambda h: h["arrays"][0].update(kind="other"), "impossible format"),
+        (lambda h: h["arrays"][0].update(bits=17), "impossible format"),
+        (lambda h: h["arrays"][0].update(fraction=0.5), "fraction must be int"),
+        (lambda h: h["arrays"][0].update(shape=[1 << 70, 1]), "malformed|not those of its shape"),
+        (lambda h: h["arrays"][0].update(shape=[1]), "not those of its shape"),
+        (lambda h: h["arrays"].append(h["arrays"][0]), "malformed"),
+        (lambda h: h.update(metadata=3), "malformed"),
+    ],
+)
+def test_a_forged_header_is_refused(change: Callable[[dict[str, Any]], object], message: str) -> None:
+    with pytest.raises(ProgramError, match=message):
+        from_bytes(forged(change))
+
+
+def test_forged_members_are_refused() -> None:
+    for members in ({}, {"header": np.zeros(3, np.uint8)}, {"header": np.array([{}], dtype=object)}):
+        with pytest.raises(ProgramError, match="malformed"):
+            from_bytes(sealed(members))
+
+
+@given(data=st.data(), kind=st.sampled_from(["fixed", "binary", "ternary"]), signed=st.booleans())
+def test_packing_round_trip(data: st.DataObject, kind: str, signed: bool) -> None:
+    bits = {"binary": 1, "ternary": 2}.get(kind) or data.draw(st.integers(2, 16))
+    low, high = (-(1 << (bits - 1)), (1 << (bits - 1)) - 1) if signed else (0, (1 << bits) - 1)
+    element = {"binary": st.sampled_from([-1, 1]), "ternary": st.integers(-1, 1)}.get(kind, st.integers(low, high))
+    values = np.array(data.draw(st.lists(element, min_size=1, max_size=30)))
+    packed = pack_codes(values, bits, kind)
+    assert packed.nbytes == -(-values.size * bits // 8)
+    assert unpack_codes(packed, values.shape, bits, kind, signed=signed).tolist() == values.tolist()
+
+
+def test_packing_order_is_the_stated_one() -> None:
+    assert pack_codes(np.array([1, -1, 1, 1]), 1, "binary").tolist() == [0b1101]
+    assert pack_codes(np.array([1, -1, 0]), 2, "ternary").tolist() == [0b001101]
+    assert pack_codes(np.array([-1, 2, -4]), 3, "fixed").tolist() == [0b00010111, 0b1]

@@ -1,0 +1,168 @@
+"""`ModelSpec`: round trips, and every way in which a spec is refused."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import samples
+
+from lpgnas.components import Component
+from lpgnas.errors import InputError, SpecError, UnknownName
+from lpgnas.number_formats import FLOAT32, FormatChoice
+from lpgnas.spec import RESERVED_SLOTS, LayerSpec, ModelSpec, required_components
+
+INT8 = FormatChoice("fixed", 8)
+INT4 = FormatChoice("fixed", 4)
+
+
+def layer(width: int = 4, *, last: bool = False, **changes: Any) -> LayerSpec:
+    output = Component.OUTPUT if last else Component.ACTIVATION
+    formats = {Component.LINEAR_WEIGHT: INT4, Component.MESSAGE: INT8, output: INT8}
+    return LayerSpec(
+        **{**dict(attention="gcn", aggregation="sum", activation="relu", width=width, formats=formats), **changes}
+    )
+
+
+def spec(**changes: Any) -> ModelSpec:
+    layers = (layer(4), layer(3, last=True, activation="none"))
+    return ModelSpec(**{**dict(num_features=5, num_classes=3, layers=layers), **changes})
+
+
+def formats(base: LayerSpec, **changes: str) -> dict[Component, FormatChoice]:
+    return base.formats | {Component(name): FormatChoice.parse(text) for name, text in changes.items()}
+
+
+@pytest.mark.parametrize("seed", range(100))
+def test_json_round_trip(seed: int) -> None:
+    made = samples.random_spec(np.random.default_rng(seed), 9, 4)
+    text = made.to_json()
+    assert ModelSpec.from_json(text) == made
+    assert ModelSpec.from_json(text).to_json() == text
+    assert text.endswith("}\n")
+
+
+def test_properties() -> None:
+    made = spec()
+    assert (made.input_width(0), made.input_width(1)) == (5, 4)
+    assert made.required_components(1) == {Component.LINEAR_WEIGHT, Component.MESSAGE, Component.OUTPUT}
+    assert not made.is_float
+    assert replace(made, input_format=FLOAT32).is_float
+    reference = layer(3, last=True, formats=dict.fromkeys(layer(3, last=True).formats, FLOAT32))
+    assert replace(made, layers=(made.layers[0], reference)).is_float
+    gat = layer(attention="gat", activation="tanh", formats={})
+    assert {"attention_weight", "score", "aggregate"} < {c.value for c in required_components(gat, last=False)}
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"attention": "gatt"}, UnknownName, "unknown attention 'gatt'. Did you mean 'gat'"),
+        ({"aggregation": "median"}, UnknownName, "unknown aggregation"),
+        ({"activation": "gelu"}, UnknownName, "unknown activation"),
+        ({"aggregation": "max"}, SpecError, "'gcn' does not go with aggregation 'max'; it takes sum"),
+        ({"shortcut": "dense"}, SpecError, "unknown shortcut 'dense'"),
+        ({"width": 0}, SpecError, "width 0"),
+        ({"heads": 0}, SpecError, "heads 0"),
+        ({"heads": 3, "attention": "gat"}, SpecError, "width 4 is not a positive multiple of heads 3"),
+        ({"heads": 2}, SpecError, "has no heads"),
+    ],
+)
+def test_layers_that_do_not_exist(changes: dict[str, Any], error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        layer(**changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"layers": ()}, "at least one layer"),
+        ({"num_features": 0}, "must be positive"),
+        ({"num_classes": 4}, "3 wide, but there are 4 classes"),
+        ({"row_normalize": True, "input_signed": True, "input_format": INT8}, "unsigned input"),
+        ({"input_format": FormatChoice("binary", 1)}, "not binary"),
+        ({"input_signed": True}, "at least 2 bits"),
+        ({"reserved": {"other": "none"}}, "unknown slot 'other'"),
+        *(({"reserved": {slot: "else"}}, f"{slot}='else' is not built yet") for slot in RESERVED_SLOTS),
+        ({"layers": (layer(3, last=True, shortcut="identity"),)}, "equal widths, not 5 -> 3"),
+        (
+            {"num_features": 3, "row_normalize": True, "layers": (layer(3, last=True, shortcut="identity"),)},
+            "row-normalised input is not built",
+        ),
+        ({"layers": (layer(3),)}, "missing for: output; formats without a component: activation"),
+    ],
+)
+def test_models_that_do_not_exist(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(SpecError, match=message):
+        spec(**changes)
+
+
+def test_the_last_layer_has_one_head() -> None:
+    last = layer(4, last=True, attention="gat", heads=2)
+    last = replace(last, formats=formats(last, attention_weight="fixed4", score="fixed4"))
+    with pytest.raises(SpecError, match="averaging heads is not built"):
+        spec(num_classes=4, layers=(last,))
+
+
+@pytest.mark.parametrize(
+    ("component", "choice", "message"),
+    [
+        ("message", "binary", "only weights may be binary"),
+        ("output", "ternary", "only weights may be ternary"),
+        ("message", "fixed1", "signed and needs at least 2 bits"),
+        ("output", "fixed1", "signed and needs at least 2 bits"),
+        ("linear_weight", "fixed1", "signed and needs at least 2 bits"),
+        ("linear_weight", "fixed9", "at most 8 bits"),
+        ("attention_weight", "fixed9", "at most 8 bits"),
+        ("score", "fixed9", "indexes a table"),
+        ("aggregate", "fixed9", "indexes a table"),
+    ],
+)
+def test_formats_that_a_component_cannot_have(component: str, choice: str, message: str) -> None:
+    base = layer(3, last=True, attention="gat", activation="tanh")
+    full = formats(base, attention_weight="fixed4", score="fixed4", aggregate="fixed4")
+    spec(layers=(replace(base, formats=full),))
+    changed = full | {Component(component): FormatChoice.parse(choice)}
+    with pytest.raises(SpecError, match=message):
+        spec(layers=(replace(base, formats=changed),))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda raw: raw.update(schema_version=2), "schema version 2, this lpgnas reads up to 1; update lpgnas"),
+        (lambda raw: raw.update(schema_version=0), "versions start at 1"),
+        (lambda raw: raw.update(schema_version="1"), "schema_version must be int"),
+        (lambda raw: raw.update(more=1), "unknown keys: more"),
+        (lambda raw: raw["input"].update(more=1), "input has unknown keys: more"),
+        (lambda raw: raw["layers"][1].update(more=1), r"layers\[1\] has unknown keys: more"),
+        (lambda raw: raw.pop("rounding"), "lacks the key 'rounding'"),
+        (lambda raw: raw["layers"][0].pop("heads"), r"layers\[0\] lacks the key 'heads'"),
+        (lambda raw: raw.update(num_features=5.0), "num_features must be int"),
+        (lambda raw: raw.update(num_features=True), "num_features must be int"),
+        (lambda raw: raw.update(rounding="up"), "unknown rounding 'up'; known: half_even"),
+        (lambda raw: raw.update(layers={}), "layers must be list"),
+        (lambda raw: raw.update(layers=[3]), r"layers\[0\] must be a JSON object, got int"),
+        (lambda raw: raw["layers"][0]["formats"].update(other="fixed4"), "unknown component 'other'"),
+        (lambda raw: raw["layers"][0]["formats"].update(message="int4"), "unknown number format 'int4'"),
+        (lambda raw: raw["layers"][0]["formats"].update(message=4), "unknown number format 4"),
+        (lambda raw: raw["reserved"].update(readout="mean"), "readout='mean' is not built yet"),
+        (lambda raw: raw["reserved"].update(readout=[]), "not built yet"),
+        (lambda raw: raw["input"].update(signed=0), "signed must be bool"),
+    ],
+)
+def test_json_that_is_refused(change: Callable[[dict[str, Any]], object], message: str) -> None:
+    raw = json.loads(spec().to_json())
+    change(raw)
+    with pytest.raises(InputError, match=message):
+        ModelSpec.from_json(json.dumps(raw))
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "3", "null", '"spec"'])
+def test_text_that_is_no_spec(text: str) -> None:
+    with pytest.raises(SpecError):
+        ModelSpec.from_json(text)
