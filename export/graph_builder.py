@@ -55,9 +55,7 @@ class GraphBuilder:
         self._names.add(name)
         return name
 
-    def add(  # noqa: ANN401 - attributes are whatever the operator takes
-        self, op_type: str, name: str, *inputs: str, domain: str = "", **attributes: object
-    ) -> str:
+    def add(self, op_type: str, name: str, *inputs: str, domain: str = "", **attributes: object) -> str:
         """Add a node called `name` and return `name`, which is also its output.
 
         Raises:

@@ -135,7 +135,8 @@ class MessagePassing:
         return self._shape(f"{edges.name}/edge_shape_{columns}", count, columns)
 
     def _filled(self, name: str, shape: str, value: float, dtype: npt.DTypeLike) -> str:
-        return self._builder.add("ConstantOfShape", name, shape, value=numpy_helper.from_array(np.array([value], dtype)))
+        filler = numpy_helper.from_array(np.array([value], dtype))
+        return self._builder.add("ConstantOfShape", name, shape, value=filler)
 
     def _target_rows(self, edges: EdgeSet, columns: int) -> str:
         """Targets repeated for every column, [E', columns], as `ScatterElements` wants them."""

@@ -1,7 +1,7 @@
 """`model.int.onnx`: an integer program in standard ONNX operators, integers from the features' codes to the logits'.
 
-One emitter a kind of operation. Tensors carry codes; a tensor `t` of the program is the value `t/codes` in the narrowest
-type that holds it. Between the quantisation of `x` (in float64) and the final scale no operator is a float one.
+One emitter a kind of operation. Tensors carry codes, each in the narrowest type that holds them. Between the
+quantisation of `x` (in float64) and the final scale of the logits no operator is a float one.
 """
 
 from __future__ import annotations
@@ -227,9 +227,7 @@ def _emit_score(context: _Context, operation: Score) -> None:
     ):
         stored = store_weight(context.builder, context.program.array(array_name), transpose=False)
         weight = _signed_weight(context, array_name, stored, np.int32)
-        context.codes[output] = context.graph.head_scores(
-            f"{output}/codes", messages, weight, operation.heads, columns
-        )
+        context.codes[output] = context.graph.head_scores(f"{output}/codes", messages, weight, operation.heads, columns)
 
 
 def _probabilities(context: _Context, operation: Aggregate, edges: EdgeSet) -> str:
