@@ -75,7 +75,7 @@ def test_adversarial_graphs(index: int, rounding: Rounding) -> None:
 
 
 @pytest.mark.parametrize("attention", ["const", "gcn"])
-@pytest.mark.parametrize(("input_bits", "weight_bits"), [(8, 8), (8, 4), (12, 8), (16, 8), (16, 2)])
+@pytest.mark.parametrize(("input_bits", "weight_bits"), [(2, 2), (8, 8), (8, 4), (12, 8), (16, 8), (16, 2)])
 def test_largest_codes_neither_saturate_nor_wrap(input_bits: int, weight_bits: int, attention: str) -> None:
     program = extreme_program(37, input_bits=input_bits, weight_bits=weight_bits, attention=attention)
     x = np.full((9, 37), 3e38, dtype=np.float32)
