@@ -30,7 +30,7 @@ def run_onnxruntime(
     """Logits [N, C] of a file in onnxruntime on the CPU.
 
     Args:
-        content: an ONNX file with inputs `x`, `edge_index` and output `logits`.
+        content: an ONNX file with the inputs `x`, `edge_index` and the output `logits`, in this order by any name.
         x: [N, F] float32.
         edge_index: [2, E] int64.
         threads: of one operator.
@@ -54,7 +54,8 @@ def run_onnxruntime(
     options.graph_optimization_level = known[OPTIMIZATIONS.index(optimization)]
     try:
         session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-        logits: Logits = session.run(["logits"], {"x": x, "edge_index": edge_index})[0]
+        names = [entry.name for entry in session.get_inputs()]
+        logits: Logits = session.run(None, dict(zip(names, (x, edge_index), strict=True)))[0]
     except Exception as error:
         raise _named("onnxruntime", content, x, edge_index, error) from error
     return logits
@@ -66,8 +67,9 @@ def run_onnx_reference(content: bytes, x: Features, edge_index: Edges) -> Logits
     from onnx.reference import ReferenceEvaluator
 
     try:
-        evaluator = ReferenceEvaluator(onnx.load_from_string(content))
-        logits: Logits = evaluator.run(["logits"], {"x": x, "edge_index": edge_index})[0]
+        with np.errstate(over="ignore"):  # huge features overflow to infinity before they saturate
+            evaluator = ReferenceEvaluator(onnx.load_from_string(content))
+            logits: Logits = evaluator.run(None, {"x": x, "edge_index": edge_index})[0]
     except Exception as error:
         raise _named("onnx.reference", content, x, edge_index, error) from error
     return logits
@@ -107,8 +109,12 @@ def run_qonnx_executor(content: bytes, x: Features, edge_index: Edges) -> Logits
 
     onnxruntime.set_default_logger_severity(_SILENT)
     try:
-        with qonnx_with_this_onnxruntime():
-            logits: Logits = execute_onnx(ModelWrapper(content), {"x": x, "edge_index": edge_index})["logits"]
+        # Huge features overflow to infinity before they saturate, which NumPy would report.
+        with qonnx_with_this_onnxruntime(), np.errstate(over="ignore"):
+            model = ModelWrapper(content)
+            names = [entry.name for entry in model.graph.input]
+            outputs = execute_onnx(model, dict(zip(names, (x, edge_index), strict=True)))
+            logits: Logits = outputs[model.graph.output[0].name]
     except Exception as error:
         raise _named("the qonnx executor", content, x, edge_index, error) from error
     return logits

@@ -115,9 +115,7 @@ class GraphBuilder:
         metadata: Mapping[str, str],
     ) -> onnx.ModelProto:
         """The finished model; the default domain is listed first, and initialisers are no graph inputs."""
-        graph = helper.make_graph(
-            self._nodes, name, inputs, outputs, initializer=list(self._initializers.values()), doc_string=doc
-        )
+        graph = helper.make_graph(self._nodes, name, inputs, outputs, initializer=list(self._initializers.values()))
         graph.quantization_annotation.extend(self._annotations)
         functions = list(self._local_functions())
         domains = sorted({str(function.domain) for function in functions})

@@ -1,6 +1,6 @@
 """Model-local ONNX functions in ONNX's own text form: a file carries the ones that it calls.
 
-Integer functions take and give int64. The QONNX bodies have the signature and the meaning of the operators of the
+Integer functions take int64. The QONNX bodies have the signature and the meaning of the operators of the
 same name in `qonnx.custom_op.general`, so that a runtime without these operators runs the file all the same.
 """
 
@@ -9,26 +9,28 @@ from __future__ import annotations
 from lpgnas.number_formats import Rounding
 
 _SHIFT_FLOOR = """
-ShiftFloor (total, divisor, low, high) => (codes) {
+ShiftFloor <to> (total, divisor, low, high) => (codes) {
   remainder = Mod (total, divisor)
   exact = Sub (total, remainder)
   shifted = Div (exact, divisor)
-  codes = Clip (shifted, low, high)
+  clipped = Clip (shifted, low, high)
+  codes = Cast <to: int = @to> (clipped)
 }"""
 
 _SHIFT_HALF_UP = """
-ShiftHalfUp (total, divisor, low, high) => (codes) {
+ShiftHalfUp <to> (total, divisor, low, high) => (codes) {
   two = Constant <value_int = 2> ()
   half = Div (divisor, two)
   raised = Add (total, half)
   remainder = Mod (raised, divisor)
   exact = Sub (raised, remainder)
   shifted = Div (exact, divisor)
-  codes = Clip (shifted, low, high)
+  clipped = Clip (shifted, low, high)
+  codes = Cast <to: int = @to> (clipped)
 }"""
 
 _SHIFT_HALF_EVEN = """
-ShiftHalfEven (total, divisor, low, high) => (codes) {
+ShiftHalfEven <to> (total, divisor, low, high) => (codes) {
   one = Constant <value_int = 1> ()
   two = Constant <value_int = 2> ()
   part = Mod (total, divisor)
@@ -42,7 +44,8 @@ ShiftHalfEven (total, divisor, low, high) => (codes) {
   remainder = Mod (raised, divisor)
   exact = Sub (raised, remainder)
   shifted = Div (exact, divisor)
-  codes = Clip (shifted, low, high)
+  clipped = Clip (shifted, low, high)
+  codes = Cast <to: int = @to> (clipped)
 }"""
 
 SHIFTS = {
@@ -50,8 +53,8 @@ SHIFTS = {
     Rounding.HALF_UP: _SHIFT_HALF_UP,
     Rounding.HALF_EVEN: _SHIFT_HALF_EVEN,
 }
-"""`total / divisor` (a power of two >= 2) rounded once and saturated to [low, high]. `Mod` has the divisor's sign, so
-that `(a - Mod(a, 2^s)) / 2^s` is the arithmetic shift."""
+"""`total / divisor` (a power of two >= 2) rounded once and saturated to [low, high], as the type `to`. `Mod` has the
+divisor's sign, so that `(a - Mod(a, 2^s)) / 2^s` is the arithmetic shift."""
 
 RECIPROCAL = """
 Reciprocal (denominator, numerator) => (quotient) {
@@ -92,6 +95,41 @@ InverseSqrt15 (degree) => (coefficient) {
 }"""
 """The largest c with (2c - 1)^2 d <= 2^32, one binary digit a trip; 0 for d = 0. Below degree 2^20 every product stays
 below 2^54."""
+
+_SCATTER = """
+{name} (updates, target, num_nodes, initial) => (rows) {{
+  one = Constant <value_ints = [1]> ()
+  column = Unsqueeze (target, one)
+  update_shape = Shape (updates)
+  targets = Expand (column, update_shape)
+  width = Shape <start = 1> (updates)
+  row_shape = Concat <axis = 0> (num_nodes, width)
+  start = Expand (initial, row_shape)
+  rows = ScatterElements <axis = 0, reduction = "{reduction}"> (start, targets, updates)
+}}"""
+
+SCATTERS = {
+    "add": _SCATTER.format(name="SumOverEdges", reduction="add"),
+    "max": _SCATTER.format(name="MaxOverEdges", reduction="max"),
+}
+"""The sum or maximum of edge rows [E, C] a target node [N, C]; `initial` where a node has no edges."""
+
+UNPACK_SIGNS = """
+UnpackSigns (packed, masks, count, shape) => (codes) {
+  flat_shape = Constant <value_ints = [-1]> ()
+  first = Constant <value_ints = [0]> ()
+  two_int = Constant <value_int = 2> ()
+  two = CastLike (two_int, packed)
+  zero_int = Constant <value_int = 0> ()
+  zero = CastLike (zero_int, packed)
+  bits = BitwiseAnd (packed, masks)
+  flat = Reshape (bits, flat_shape)
+  used = Slice (flat, first, count)
+  shaped = Reshape (used, shape)
+  positive = Cast <to = 9> (shaped)
+  codes = Where (positive, two, zero)
+}"""
+"""Packed bits [B, 1] uint8 as uint8 of `shape`: 2 for a set bit, else 0."""
 
 QONNX_DOMAIN = "qonnx.custom_op.general"
 

@@ -15,6 +15,7 @@ from onnx import TensorProto, ValueInfoProto, helper, numpy_helper
 
 from lpgnas.errors import ExportError
 from lpgnas.export.graph_builder import GraphBuilder
+from lpgnas.export.local_functions import SCATTERS
 from lpgnas.integer_program import Aggregate, IntegerProgram
 
 DEGREE_GUARD = "graph/degree_within_max_degree"
@@ -41,16 +42,27 @@ class EdgeSet:
 
 
 class MessagePassing:
-    """Reads `x` and `edge_index` and offers edge sets and scatters on them."""
+    """Reads `x` and `edge_index` and offers edge sets and scatters on them.
+
+    Scatters are calls of a local function where the dialect's runtimes know those; else they are spelled out, with the
+    sizes of a static file as constants.
+    """
 
     def __init__(
-        self, builder: GraphBuilder, program: IntegerProgram, num_nodes: int | None = None, num_edges: int | None = None
+        self,
+        builder: GraphBuilder,
+        program: IntegerProgram,
+        num_nodes: int | None = None,
+        num_edges: int | None = None,
+        *,
+        local_functions: bool = False,
     ) -> None:
         if not any(isinstance(operation, Aggregate) for operation in program.operations):
             raise ExportError("the program aggregates nothing; the degree guard of an exported file needs an edge")
         self._builder = builder
         self._nodes = num_nodes
         self._edges = num_edges
+        self._local_functions = local_functions
         self._columns = program.num_features
         self._sets: dict[bool, EdgeSet] = {}
         self._prepare(program.max_degree)
@@ -96,7 +108,7 @@ class MessagePassing:
         return self._sets[self_loops]
 
     def _with_loops(self, bare: EdgeSet) -> EdgeSet:
-        b, name = self._builder, "graph_with_loops"
+        b, name = self._builder, "loops"
         zero, one, zeros = b.constant(0, np.int64), b.constant(1, np.int64), b.constant([0], np.int64)
         if self._nodes is not None:
             loops = b.initializer(f"{name}/nodes", np.arange(self._nodes, dtype=np.int64))
@@ -135,9 +147,8 @@ class MessagePassing:
         return self._shape(f"{edges.name}/edge_shape_{columns}", count, columns)
 
     def _filled(self, name: str, shape: str, value: float, dtype: npt.DTypeLike) -> str:
-        return self._builder.add(
-            "ConstantOfShape", name, shape, value=numpy_helper.from_array(np.array([value], dtype))
-        )
+        filler = numpy_helper.from_array(np.array([value], dtype))
+        return self._builder.add("ConstantOfShape", name, shape, value=filler)
 
     def _target_rows(self, edges: EdgeSet, columns: int) -> str:
         """Targets repeated for every column, [E', columns], as `ScatterElements` wants them."""
@@ -168,6 +179,9 @@ class MessagePassing:
 
         A node without edges keeps `initial`.
         """
+        if self._local_functions:
+            start = self._builder.constant(initial, dtype)
+            return self._builder.call(SCATTERS[reduction], name, updates, edges.target, self._node_count(), start)
         start = self._filled(f"{name}/initial", self._node_shape(columns), initial, dtype)
         return self._builder.add(
             "ScatterElements", name, start, self._target_rows(edges, columns), updates, axis=0, reduction=reduction

@@ -7,7 +7,7 @@ import json
 from typing import Any
 
 from lpgnas import program_file
-from lpgnas.integer_program import Aggregate, IntegerProgram, Lookup
+from lpgnas.integer_program import Aggregate, IntegerProgram, Transform
 
 SCHEMA = "lpgnas-onnx-1"
 PROGRAM_METADATA_PREFIX = "metadata."
@@ -49,7 +49,7 @@ def file_metadata(program: IntegerProgram, dialect: str) -> dict[str, str]:
     accumulators = {
         operation.output: operation.accumulator_bits
         for operation in program.operations
-        if not isinstance(operation, Lookup) and hasattr(operation, "accumulator_bits")
+        if isinstance(operation, (Transform, Aggregate))
     }
     return {
         "schema": SCHEMA,

@@ -1,7 +1,7 @@
 """`model.int.onnx`: an integer program in standard ONNX operators, integers from the features' codes to the logits'.
 
-One emitter a kind of operation. Tensors carry codes; a tensor `t` of the program is the value `t/codes` in the narrowest
-type that holds it. Between the quantisation of `x` (in float64) and the final scale no operator is a float one.
+One emitter a kind of operation. Tensors carry codes, each in the narrowest type that holds them. Between the
+quantisation of `x` (in float64) and the final scale of the logits no operator is a float one.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from lpgnas.errors import ExportError
 from lpgnas.export import local_functions
-from lpgnas.export.graph_builder import GraphBuilder, to_bytes
+from lpgnas.export.graph_builder import GraphBuilder, tensor_type, to_bytes
 from lpgnas.export.message_passing import EdgeSet, MessagePassing
 from lpgnas.export.metadata import describe, file_metadata
 from lpgnas.export.packed_weights import PackedWeight, store_weight
@@ -67,7 +67,7 @@ def export_onnx_int(program: IntegerProgram) -> bytes:
     """
     check_program(program)
     builder = GraphBuilder()
-    context = _Context(program, builder, MessagePassing(builder, program))
+    context = _Context(program, builder, MessagePassing(builder, program, local_functions=True))
     _quantize_input(context)
     for operation in program.operations:
         emit_operation(context, operation)
@@ -116,17 +116,21 @@ def _scale_logits(context: _Context) -> None:
 
 def _requantize(context: _Context, tensor: Tensor, total: str, shift: int, low: int, high: int) -> None:
     """Round an int64 `total` into `tensor`, saturated to [low, high]."""
-    rounded = _shift_right(context, f"{tensor.name}/requantized", total, shift, low, high)
-    context.codes[tensor.name] = context.builder.cast(rounded, storage_type(tensor))
+    name, dtype = f"{tensor.name}/codes", storage_type(tensor)
+    context.codes[tensor.name] = _shift_right(context, name, total, shift, low, high, dtype)
 
 
-def _shift_right(context: _Context, name: str, total: str, shift: int, low: int, high: int) -> str:
+def _shift_right(
+    context: _Context, name: str, total: str, shift: int, low: int, high: int, dtype: npt.DTypeLike
+) -> str:
+    """`requantize` of an int64 `total`, as `dtype`."""
     b = context.builder
     bounds = (b.constant(low, np.int64), b.constant(high, np.int64))
     if shift <= 0:
-        return b.add("Clip", name, _shift_left(context, f"{name}/unrounded", total, -shift), *bounds)
+        clipped = b.add("Clip", f"{name}/clipped", _shift_left(context, f"{name}/shifted", total, -shift), *bounds)
+        return b.add("Cast", name, clipped, to=tensor_type(dtype))
     function = local_functions.SHIFTS[context.program.rounding]
-    return b.call(function, name, total, b.constant(1 << shift, np.int64), *bounds)
+    return b.call(function, name, total, b.constant(1 << shift, np.int64), *bounds, to=tensor_type(dtype))
 
 
 def _shift_left(context: _Context, name: str, value: str, shift: int) -> str:
@@ -195,8 +199,8 @@ def _as_unsigned(context: _Context, codes: str) -> str:
 def _within_proof(context: _Context, operation: Transform, accumulator: str) -> str:
     """`accumulator` clipped to its proved bound, which changes nothing.
 
-    onnxruntime fuses `MatMulInteger -> Cast -> Mul` into a float operator without looking at the type of the cast
-    (and then refuses its own graph); a node between them keeps it from that.
+    onnxruntime fuses `Mul(Cast(MatMulInteger), Mul(..))` into a float operator without looking at the type of the
+    cast (and then refuses its own graph); a node between them keeps it from that. Coefficients end in such a `Mul`.
     """
     dtype = np.int32 if operation.accumulator_bits == 32 else np.int64
     limits = (context.builder.constant(sign * operation.accumulator_bound, dtype) for sign in (-1, 1))
@@ -241,7 +245,7 @@ def _probabilities(context: _Context, operation: Aggregate, edges: EdgeSet) -> s
     steep = b.add("Mul", f"{name}/raw_score_times_4", raw, b.constant(4, np.int32))
     leaky = b.cast(b.add("Max", f"{name}/leaky_score", steep, raw), np.int64)
     score = _shift_right(
-        context, f"{name}/score", leaky, operation.score_shift, operation.score_low, operation.score_high
+        context, f"{name}/score", leaky, operation.score_shift, operation.score_low, operation.score_high, np.int64
     )
     largest = graph.scatter(f"{name}/largest_score", score, edges, heads, "max", np.int64, operation.score_low)
     at_target = graph.gather(f"{name}/largest_at_target", largest, edges, side="target")

@@ -22,6 +22,7 @@ import numpy.typing as npt
 import onnx
 
 from lpgnas.export.graph_builder import GraphBuilder
+from lpgnas.export.local_functions import UNPACK_SIGNS
 from lpgnas.integer_program import Array
 from lpgnas.program_file import pack_codes
 
@@ -73,14 +74,5 @@ def _store_bits(builder: GraphBuilder, name: str, codes: npt.NDArray[np.int64]) 
     """Codes -1 and +1 as packed bits; unpacked to 0 and 2, which a zero point of 1 makes -1 and +1."""
     packed = builder.initializer(name, pack_codes(codes.astype(np.int8), 1, "binary")[:, None])
     masks = builder.constant([1 << bit for bit in range(8)], np.uint8)
-    bits = builder.add("BitwiseAnd", f"{name}/bits", packed, masks)
-    if codes.size % 8 == 0:
-        flat = bits
-    else:
-        whole = builder.add("Reshape", f"{name}/bytes", bits, builder.constant([-1], np.int64))
-        start, end = builder.constant([0], np.int64), builder.constant([codes.size], np.int64)
-        flat = builder.add("Slice", f"{name}/used", whole, start, end)
-    shaped = builder.add("Reshape", f"{name}/shaped", flat, builder.constant(codes.shape, np.int64))
-    signs = builder.cast(shaped, np.bool_)
-    two, zero = builder.constant(2, np.uint8), builder.constant(0, np.uint8)
-    return builder.add("Where", f"{name}/uint8", signs, two, zero)
+    count, shape = builder.constant([codes.size], np.int64), builder.constant(codes.shape, np.int64)
+    return builder.call(UNPACK_SIGNS, f"{name}/uint8", packed, masks, count, shape)

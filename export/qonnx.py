@@ -8,7 +8,7 @@ onnxruntime runs it like the qonnx executor does.
 
 Datatype annotations (`finn_datatype`): INT, UINT or BINARY where the fraction is 0, FIXED for signed tensors with
 1 or more binary places, and SCALEDINT for the rest, since QONNX has no unsigned FIXED and none without binary places.
-Binary and ternary weights are annotated BIPOLAR and TERNARY; their scale is a `Mul` of its own.
+Binary and ternary weights are annotated BIPOLAR and TERNARY; their scale is a `Mul` behind the product.
 """
 
 from __future__ import annotations
@@ -202,10 +202,12 @@ def _quantize_input(context: _Context) -> None:
 
 
 def _weight(context: _Context, array: Array, *, transpose: bool) -> str:
-    """A weight's real values, [in, out] if `transpose`, behind the node that states its format."""
+    """A weight, [in, out] if `transpose`, behind the node that states its format.
+
+    Fixed-point weights are real values. Binary and ternary ones are codes; `_scale_product` scales what they make.
+    """
     b, name = context.builder, array.name
     codes = np.ascontiguousarray(array.values.T if transpose else array.values).astype(np.float32)
-    scale = b.constant(2.0**-array.fraction, np.float32)
     if array.kind == "fixed":
         stored = b.initializer(name, codes * np.float32(2.0**-array.fraction))
         quantized = _quant(
@@ -222,7 +224,15 @@ def _weight(context: _Context, array: Array, *, transpose: bool) -> str:
     else:
         quantized = _quant(context, f"{name}/quantized", stored, 2, 0, signed=True, narrow=True)
         b.annotate(quantized, "TERNARY")
-    return b.add("Mul", f"{name}/scaled", quantized, scale)
+    return quantized
+
+
+def _scale_product(context: _Context, name: str, product: str, array: Array) -> str:
+    """The real value of a product with weights that `_weight` left as codes."""
+    if array.kind == "fixed" or array.fraction == 0:
+        return product
+    b = context.builder
+    return b.add("Mul", name, product, b.constant(2.0**-array.fraction, np.float32))
 
 
 def _reciprocal(context: _Context, name: str, denominator: str, bits: int) -> str:
@@ -286,7 +296,8 @@ def _emit_transform(context: _Context, operation: Transform) -> None:
     _require_float32(_where(operation), "sums", operation.accumulator_bound, places)
     _require_float32(_where(operation), "codes", out.magnitude, out.fraction)
     weight = _weight(context, array, transpose=True)
-    total = b.add("MatMul", f"{name}/accumulator", context.values[source.name], weight)
+    product = b.add("MatMul", f"{name}/accumulator", context.values[source.name], weight)
+    total = _scale_product(context, f"{name}/scaled_accumulator", product, array)
     factors = operation.row_factor or operation.degree_factor
     wide = factors or not _rounds_in_quant(context, operation.total_bound)
     total = b.cast(total, np.float64) if wide else total
@@ -307,10 +318,12 @@ def _emit_score(context: _Context, operation: Score) -> None:
         # An edge adds two of these sums.
         fraction = context.program.tensor(output).fraction
         _require_float32(_where(operation), "sums", 2 * operation.accumulator_bound, fraction)
-        weight = _weight(context, context.program.array(array_name), transpose=False)
-        context.values[output] = context.graph.head_scores(
+        array = context.program.array(array_name)
+        weight = _weight(context, array, transpose=False)
+        product = context.graph.head_scores(
             f"{output}/values", context.values[source.name], weight, operation.heads, source.columns
         )
+        context.values[output] = _scale_product(context, f"{output}/scaled_values", product, array)
 
 
 def _score_format(context: _Context, operation: Aggregate) -> Tensor:

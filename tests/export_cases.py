@@ -1,0 +1,144 @@
+"""Programs, graphs and expected logits that the tests of both ONNX dialects share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from functools import cache
+
+import naive
+import numpy as np
+import numpy.typing as npt
+import onnx
+import samples
+
+from lpgnas.components import Component
+from lpgnas.errors import LoweringError
+from lpgnas.integer_program import IntegerProgram
+from lpgnas.lowering import LayerCodes, Quantized, lower
+from lpgnas.number_formats import FormatChoice, Rounding
+from lpgnas.operators import ACTIVATIONS, AGGREGATIONS, ATTENTIONS
+from lpgnas.spec import LayerSpec, ModelSpec
+
+PROGRAMS = 60
+FLOAT_TYPES = {onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16}
+
+
+@dataclass(frozen=True)
+class Case:
+    """A program, graphs of several sizes, and the decoded logits of the naive reference on each."""
+
+    spec: ModelSpec
+    program: IntegerProgram
+    graphs: tuple[samples.SampleGraph, ...]
+    expected: tuple[npt.NDArray[np.float32], ...]
+
+
+def expected_logits(program: IntegerProgram, graph: samples.SampleGraph) -> npt.NDArray[np.float32]:
+    """Codes of `tests/naive.py` times the scale, float32 [N, C]."""
+    codes = np.array(naive.run(program, graph.x, graph.edge_index), dtype=np.float64)
+    return np.ldexp(codes, -program.logits.fraction).astype(np.float32)
+
+
+@cache
+def case(index: int) -> Case:
+    """The case of this number: random, with at least 3 distinct rows of logits on its first graph."""
+    for attempt in range(200):
+        rng = np.random.default_rng([index, attempt])
+        try:
+            spec, program = samples.random_program(rng, int(rng.integers(3, 10)), 3, 200)
+        except LoweringError:
+            continue
+        graphs = tuple(
+            samples.random_graph(rng, nodes, edges, program.num_features) for nodes, edges in ((12, 40), (6, 9), (1, 0))
+        )
+        expected = tuple(expected_logits(program, graph) for graph in graphs)
+        if len(np.unique(expected[0], axis=0)) >= 3:
+            return Case(spec, program, graphs, expected)
+    raise AssertionError(f"no lively program for case {index}")
+
+
+def features_hit(specs: Iterable[ModelSpec]) -> set[str]:
+    """Names of the operators, formats and choices that `specs` use."""
+    hit: set[str] = set()
+    for spec in specs:
+        hit |= {str(spec.rounding), f"row_normalize={spec.row_normalize}", f"input_signed={spec.input_signed}"}
+        for layer in spec.layers:
+            hit |= {f"{layer.attention}/{layer.aggregation}", layer.activation, f"shortcut {layer.shortcut}"}
+            hit |= {f"self_loops={layer.self_loops}", f"heads={layer.heads}"}
+            hit |= {f"weight {layer.formats[Component.LINEAR_WEIGHT]}"}
+    return hit
+
+
+def all_features() -> set[str]:
+    """Every name that `features_hit` can give for the sampled space."""
+    operators = {f"{a}/{g}" for a in ATTENTIONS for g in AGGREGATIONS if g in ATTENTIONS.get(a).aggregations}
+    flags = {
+        f"{name}={value}" for name in ("row_normalize", "input_signed", "self_loops") for value in (True, False)
+    } | {f"heads={heads}" for heads in (1, 2, 4)}
+    shortcuts = {f"shortcut {kind}" for kind in ("none", "identity", "linear")}
+    weights = {f"weight {name}" for name in samples.WEIGHT_FORMATS}
+    return operators | flags | shortcuts | weights | set(ACTIVATIONS) | {str(mode) for mode in Rounding}
+
+
+def adversarial_case(index: int, rounding: Rounding) -> Case:
+    """A lively program lowered again for a hub of 5000 edges and another rounding, on the adversarial graphs."""
+    program = case(index).program
+    for attempt in range(200):
+        rng = np.random.default_rng([77, index, attempt])
+        spec = replace(samples.random_spec(rng, program.num_features, 3), rounding=rounding)
+        fraction = int(rng.integers(0, spec.input_format.bits + 1))
+        try:
+            codes = samples.random_codes(rng, spec, fraction)
+            lowered = lower(spec, codes, input_fraction=fraction, max_degree=5000)
+        except LoweringError:
+            continue
+        graphs = tuple(samples.adversarial_graphs(lowered.num_features))
+        expected = tuple(expected_logits(lowered, graph) for graph in graphs)
+        if max(len(np.unique(rows, axis=0)) for rows in expected) >= 3:
+            return Case(spec, lowered, graphs, expected)
+    raise AssertionError(f"no lively program for adversarial case {index}")
+
+
+def extreme_program(
+    columns: int, *, input_bits: int, weight_bits: int, attention: str = "const", max_degree: int = 50
+) -> IntegerProgram:
+    """One layer whose weights are the largest and the smallest code; wide inputs give 64-bit accumulators."""
+    low, high = -(1 << (weight_bits - 1)), (1 << (weight_bits - 1)) - 1
+    weight = np.where(np.arange(3)[:, None] == 1, low, high) * np.ones((3, columns), dtype=np.int64)
+    layer = LayerSpec(attention, "sum", "none", 3, 1, "none", True)
+    formats = {
+        Component.LINEAR_WEIGHT: FormatChoice("fixed", weight_bits),
+        Component.MESSAGE: FormatChoice("fixed", 16),
+        Component.OUTPUT: FormatChoice("fixed", 16),
+    }
+    spec = ModelSpec(
+        num_features=columns,
+        num_classes=3,
+        layers=(replace(layer, formats=formats),),
+        rounding=Rounding.HALF_EVEN,
+        input_format=FormatChoice("fixed", input_bits),
+        input_signed=False,
+        row_normalize=False,
+    )
+    bias = Quantized(np.array([5, -7, 11]), 4)
+    growth = (columns - 1).bit_length() + input_bits + weight_bits
+    codes = LayerCodes(Quantized(weight, 0), bias, message_fraction=16 - growth, output_fraction=16 - growth - 3)
+    return lower(spec, (codes,), input_fraction=0, max_degree=max_degree)
+
+
+def operators(model: onnx.ModelProto) -> set[str]:
+    """Operator types of a model, its functions and all subgraphs."""
+    found: set[str] = set()
+
+    def walk(nodes: Iterable[onnx.NodeProto]) -> None:
+        for node in nodes:
+            found.add(node.op_type)
+            for attribute in node.attribute:
+                if attribute.type == onnx.AttributeProto.GRAPH:
+                    walk(attribute.g.node)
+
+    walk(model.graph.node)
+    for function in model.functions:
+        walk(function.node)
+    return found
