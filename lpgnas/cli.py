@@ -33,6 +33,8 @@ _HELP = {
     "candidates": "feasible models that the search draws",
     "epochs": "of the final training",
     "restarts": "trainings of the winner; the best on the selection nodes stays",
+    "learning_rate": "of Adam, for searched models, teacher and references alike",
+    "distillation_weight": "the teacher's share of the loss, 0 to 1",
     "distillation": "learn from a full-precision teacher too",
     "max_degree": "most incoming edges that the program is proved for (0: from the graph)",
     "reference_seeds": "trainings of the full-precision GCN-16 for the report",
@@ -116,8 +118,8 @@ def _add_config(parser: argparse.ArgumentParser) -> None:
         if item.type == "bool":
             parser.add_argument(flag, action=argparse.BooleanOptionalAction, default=None, help=_HELP[item.name])
         else:
-            kind = int if item.type == "int" else str
-            parser.add_argument(flag, type=kind, default=None, help=_HELP[item.name])
+            kinds: dict[str, type] = {"int": int, "float": float, "str": str}
+            parser.add_argument(flag, type=kinds[str(item.type)], default=None, help=_HELP[item.name])
 
 
 def _config(options: argparse.Namespace) -> RunConfig | None:

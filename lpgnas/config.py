@@ -25,7 +25,9 @@ class RunConfig:
         candidates: feasible specs that the search draws.
         epochs: of the final training; the search's rungs take a fifth, a half and all of them.
         restarts: trainings of the winner from different initial weights; the best on the selection nodes stays.
+        learning_rate: of Adam, for searched models, teacher and references alike.
         distillation: whether models also learn from a full-precision teacher.
+        distillation_weight: the teacher's share of the loss, 0 to 1.
         max_degree: most incoming edges that the program is proved for; 0 chooses from the graph.
         reference_seeds: trainings of the full-precision GCN-16 for the report.
         threads: of torch.
@@ -43,7 +45,9 @@ class RunConfig:
     candidates: int = 24
     epochs: int = 200
     restarts: int = 3
+    learning_rate: float = 0.03
     distillation: bool = True
+    distillation_weight: float = 0.8
     max_degree: int = 0
     reference_seeds: int = 3
     threads: int = 1
@@ -56,6 +60,10 @@ class RunConfig:
         for name in ("seed", "split_seed", "max_degree"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must not be negative")
+        if not 0.0 < self.learning_rate < 10.0:
+            raise ConfigError(f"learning_rate is {self.learning_rate}; it must be above 0 and below 10")
+        if not 0.0 <= self.distillation_weight <= 1.0:
+            raise ConfigError(f"distillation_weight is {self.distillation_weight}; it must be in 0 to 1")
         self.budget()
 
     def budget(self) -> Budget:
@@ -66,8 +74,8 @@ class RunConfig:
         """One `key = value` line each."""
         lines = []
         for name, value in asdict(self).items():
-            text = str(value).lower() if isinstance(value, bool) else repr(value) if isinstance(value, int) else None
-            lines.append(f"{name} = {text if text is not None else _toml_string(str(value))}")
+            text = str(value).lower() if isinstance(value, bool) else repr(value)
+            lines.append(f"{name} = {_toml_string(value) if isinstance(value, str) else text}")
         return "\n".join(lines) + "\n"
 
     @classmethod

@@ -177,8 +177,9 @@ class Run:
 
     def training_settings(self) -> TrainingSettings:
         """How models are trained in this run."""
-        base = TrainingSettings(epochs=self.config.epochs)
-        return base if self.config.distillation else replace(base, distillation=0.0)
+        config = self.config
+        weight = config.distillation_weight if config.distillation else 0.0
+        return TrainingSettings(epochs=config.epochs, learning_rate=config.learning_rate, distillation=weight)
 
     def task(self) -> Task:
         """What searches and trainings work on (makes the teacher on first use)."""
