@@ -66,6 +66,10 @@ class CsrMatrix:
         result: Tensor = _CsrProduct.apply(dense, self._forward, self._transpose)  # type: ignore[no-untyped-call]
         return result
 
+    def dense(self) -> Tensor:
+        """The matrix as a dense tensor [rows, columns]."""
+        return self._forward.to_dense()
+
     def dropped(self, probability: float, generator: torch.Generator) -> Callable[[Tensor], Tensor]:
         """`product` of this matrix with entries dropped at random and the rest scaled up, as dropout does."""
         values = self._forward.values()

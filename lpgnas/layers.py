@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from lpgnas.components import Component
+from lpgnas.errors import LoweringError
 from lpgnas.graph_tensors import GraphTensors, Neighbourhood
 from lpgnas.integer_program import MAX_PROBABILITY, MAX_SCORE_FRACTION, RECIPROCAL_BITS, softmax_table
 from lpgnas.lowering import BIAS_BITS, LayerCodes, Quantized, activation_table, clamp_range
@@ -223,8 +224,8 @@ class QuantizedLayer(nn.Module):
         codes = activation_table(self.activation, source, fmt, self.rounding).astype(np.float64)
         table = torch.from_numpy(codes * 2.0**-fmt.fraction).to(value.dtype)
         index = (value.detach() * 2.0**source.fraction).long() - source.low
-        real = _real_activation(self.activation, value)
-        return real + (table[index] - real).detach()
+        slope = _slope(self.activation, value.detach(), 0.5 * 2.0**-source.fraction)
+        return table[index] + slope * (value - value.detach())  # the table's value, the function's slope
 
     def _choose_output_fractions(self, total: Tensor, choice: FormatChoice) -> None:
         target = total
@@ -272,20 +273,27 @@ class QuantizedModel(nn.Module):
             generator: the source of randomness of dropout.
         """
         value: Tensor | None = None
-        for layer in self.layers:
+        for layer in self.blocks:
             if value is None:
                 product = _feature_product(graph, dropout, generator)
+                # only a narrow input can have an identity shortcut, so a dense copy is small
+                block_input = graph.features.dense() if layer.spec.shortcut == "identity" else None
             else:
-                value = _dropped(value, dropout, generator)
+                block_input = value = _dropped(value, dropout, generator)
                 product = value.matmul
-            value = layer(product, value, graph, observe=observe)
+            value = layer(product, block_input, graph, observe=observe)
         if value is None:
             raise ValueError("a model has at least one layer")
         return value
 
     def layer_codes(self) -> tuple[LayerCodes, ...]:
         """What lowering needs of every block."""
-        return tuple(layer.codes() for layer in self.layers if isinstance(layer, QuantizedLayer))
+        return tuple(layer.codes() for layer in self.blocks)
+
+    @property
+    def blocks(self) -> tuple[QuantizedLayer, ...]:
+        """The blocks, first to last."""
+        return tuple(layer for layer in self.layers if isinstance(layer, QuantizedLayer))
 
     @property
     def input_format(self) -> FixedPoint | None:
@@ -322,10 +330,23 @@ def _scatter_max(values: Tensor, target: Tensor, nodes: int) -> Tensor:
     return values.new_zeros(nodes, values.shape[1]).scatter_reduce(0, index, values, "amax", include_self=False)
 
 
+def _applied(activation: Activation, value: Tensor) -> Tensor:
+    """The real function of an activation by table, elementwise in float64; no gradient."""
+    if activation.function is None:
+        raise LoweringError(f"activation {activation.name!r} is a clamp and has no function")
+    return torch.from_numpy(activation.function(value.double().numpy())).to(value.dtype)
+
+
+def _slope(activation: Activation, value: Tensor, step: float) -> Tensor:
+    """Central difference of the function, so that an activation needs no derivative of its own."""
+    return (_applied(activation, value + step) - _applied(activation, value - step)) / (2.0 * step)
+
+
 def _real_activation(activation: Activation, value: Tensor) -> Tensor:
+    """The activation without quantisation, with its gradient."""
     if activation.function is not None:
-        real: Tensor = getattr(torch, activation.name)(value)
-        return real
+        detached = value.detach()
+        return _applied(activation, detached) + _slope(activation, detached, 1e-3) * (value - detached)
     if activation.low is None and activation.high is None:
         return value
     return value.clamp(min=activation.low, max=activation.high)
