@@ -26,8 +26,8 @@ def _csr(matrix: Any, dtype: torch.dtype) -> Tensor:  # noqa: ANN401 - a scipy s
             "ignore", message="Sparse invariant checks are implicitly disabled", category=UserWarning
         )
         return torch.sparse_csr_tensor(
-            torch.from_numpy(matrix.indptr.astype(np.int64)),
-            torch.from_numpy(matrix.indices.astype(np.int64)),
+            torch.from_numpy(matrix.indptr.astype(np.int32)),
+            torch.from_numpy(matrix.indices.astype(np.int32)),
             torch.from_numpy(matrix.data.astype(np.float64)).to(dtype),
             size=matrix.shape,
             check_invariants=False,
