@@ -28,6 +28,7 @@ ROOT = Path(__file__).parents[1]
 NODES, FEATURES, CLASSES = 60, 12, 3
 QUICK = ("--epochs", "10", "--candidates", "3", "--restarts", "1", "--reference-seeds", "1", "--max-degree", "40")
 """A run of seconds; the small degree keeps the hub of the verification small."""
+BUDGETS = ("--weight-budget", "400B", "--buffer-budget", "3KiB", "--peak-budget", "2.5KiB")
 REPEATABLE = ("spec.json", "program.npz", "model.int.onnx", "model.qonnx.onnx", "model.safetensors")
 """Files that one seed repeats to the byte."""
 FILES = (*REPEATABLE, "candidates.csv", "config.toml", "costs.csv", "record.json", "report.md")
@@ -121,9 +122,14 @@ def every_operation() -> ModelSpec:
     )
 
 
-def copied(run: Path, to: Path) -> Path:
-    """A copy of a run folder that a test may spoil."""
+def copied(run: Path, to: Path, *, qonnx: bool = True) -> Path:
+    """A copy of a run folder that a test may spoil; without its QONNX file, it verifies five times as fast."""
     shutil.copytree(run, to)
+    if not qonnx:
+        (to / "model.qonnx.onnx").unlink()
+        record = json.loads((to / "record.json").read_text())
+        del record["stages"]["export"]["files"]["model.qonnx.onnx"]
+        (to / "record.json").write_text(sealed(record))
     return to
 
 
