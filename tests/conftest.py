@@ -22,9 +22,7 @@ def small_npz(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def small_run(small_npz: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a searched run on it, made by the command line; to be looked at only."""
     folder = tmp_path_factory.mktemp("small") / "run"
-    done = runs.lpgnas(
-        "run", "--quiet", "--dataset", small_npz, *runs.QUICK, "--weight-budget", "1KiB", "--out", folder
-    )
+    done = runs.lpgnas("run", "--quiet", "--dataset", small_npz, *runs.QUICK, *runs.BUDGETS, "--out", folder)
     assert done.code == 0, done.err
     return folder
 
