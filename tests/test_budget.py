@@ -27,27 +27,10 @@ def test_sizes(text: str, bits: int) -> None:
     assert parse_size(text) == bits
 
 
-@pytest.mark.parametrize(
-    "text",
-    (
-        "9" * 400 + "B",
-        "٣KiB",
-        "",
-        "0",
-        "3",
-        "KiB",
-        "3 parsecs",
-        "3kib",
-        "3KB",
-        "1e3B",
-        "0x10B",
-        "1.B",
-        ".5B",
-        "3KiB x",
-        "inf B",
-        "nanB",
-    ),
-)
+NO_SIZES = "3|KiB|3 parsecs|3kib|3KB|1e3B|0x10B|1.B|.5B|3KiB x|inf B|nanB|\u0663KiB||0"
+
+
+@pytest.mark.parametrize("text", [*NO_SIZES.split("|"), "9" * 400 + "B"])
 def test_texts_that_are_no_size(text: str) -> None:
     with pytest.raises(ConfigError, match=r"peak budget: cannot read .* as a size; write a number and B, KiB"):
         parse_size(text, "peak budget")
