@@ -196,6 +196,7 @@ def test_a_file_that_is_no_graph(tmp_path: Path) -> None:
 
 
 def test_names_that_are_refused(small_npz: Path, tmp_path: Path) -> None:
+    options: tuple[object, ...]
     out = tmp_path / "run"
     assert "Did you mean 'cora'?" in refuse("run", "--dataset", "coraa", error="UnknownName", out=out)
     options = ("--dataset", small_npz, "--protocol", "publik")
@@ -247,6 +248,7 @@ def test_an_infeasible_budget_names_a_feasible_one(small_npz: Path, tmp_path: Pa
 
 
 def test_degrees_that_are_refused(small_run: Path, small_npz: Path, tmp_path: Path) -> None:
+    options: tuple[object, ...]
     for degree, message in ((1, "below the largest in-degree"), (1 << 20, "beyond 1048575"), (-1, "not be negative")):
         options = ("--dataset", small_npz, "--max-degree", degree)
         assert message in refuse("run", *options, error="ConfigError", out=tmp_path / "run")
@@ -258,6 +260,7 @@ def test_degrees_that_are_refused(small_run: Path, small_npz: Path, tmp_path: Pa
 
 
 def test_specs_that_are_refused(small_npz: Path, tmp_path: Path) -> None:
+    options: tuple[object, ...]
     spec = runs.rich_spec()
     first = replace(spec.layers[0], formats={**spec.layers[0].formats, Component.MESSAGE: FLOAT32})
     texts: dict[str, tuple[str | bytes, str, str]] = {
@@ -319,6 +322,7 @@ def test_out_folders_that_are_refused(small_run: Path, small_npz: Path, tmp_path
 
 
 def test_programs_that_are_refused(small_run: Path, small_npz: Path, tmp_path: Path) -> None:
+    options: tuple[object, ...]
     spoiled = bytearray((small_run / "program.npz").read_bytes())
     spoiled[100] ^= 1
     (tmp_path / "spoiled.npz").write_bytes(spoiled)

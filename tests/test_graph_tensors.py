@@ -28,7 +28,7 @@ def test_a_product_and_its_gradient_are_the_dense_ones() -> None:
     made = CsrMatrix(sparse.csr_array(matrix), torch.float64).product(dense)
     torch.testing.assert_close(made, torch.from_numpy(matrix) @ dense)
     weights = torch.randn(7, 3, dtype=torch.float64)
-    (made * weights).sum().backward()
+    (made * weights).sum().backward()  # type: ignore[no-untyped-call]
     torch.testing.assert_close(dense.grad, torch.from_numpy(matrix).T @ weights)
 
 
@@ -42,7 +42,7 @@ def test_dropout_drops_the_same_entries_of_both_directions() -> None:
     assert 0.3 < float(kept.double().sum() / (full != 0).double().sum()) < 0.7
     torch.testing.assert_close(made[kept], 2.0 * full[kept])
     weights = torch.randn(40, 30, dtype=torch.float64)
-    (made * weights).sum().backward()
+    (made * weights).sum().backward()  # type: ignore[no-untyped-call]
     torch.testing.assert_close(eye.grad, made.detach().T @ weights)
 
 

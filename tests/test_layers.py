@@ -177,7 +177,7 @@ def test_gradients_reach_every_parameter() -> None:
     with torch.no_grad():
         model(tensors, observe=True)
     labels = torch.from_numpy(graph.y)
-    torch.nn.functional.cross_entropy(model(tensors), labels).backward()
+    torch.nn.functional.cross_entropy(model(tensors), labels).backward()  # type: ignore[no-untyped-call]
     silent = [name for name, value in model.named_parameters() if value.grad is None or not bool(value.grad.any())]
     assert silent == []
 

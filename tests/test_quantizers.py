@@ -53,7 +53,7 @@ def test_ties(rounding: Rounding) -> None:
 @pytest.mark.parametrize("rounding", ROUNDINGS)
 def test_gradients_pass_straight_through_and_stop_where_codes_saturate(rounding: Rounding) -> None:
     values = torch.tensor([-9.0, -1.3, 0.2, 0.9, 9.0], requires_grad=True)
-    fake_quantize(values, 2, -8, 7, rounding).sum().backward()
+    fake_quantize(values, 2, -8, 7, rounding).sum().backward()  # type: ignore[no-untyped-call]
     assert values.grad is not None
     assert values.grad.tolist() == [0.0, 1.0, 1.0, 1.0, 0.0]
 
@@ -124,7 +124,7 @@ def test_weights(values: list[float], name: str, fraction: int) -> None:
 @pytest.mark.parametrize("name", ["binary", "ternary", "fixed4"])
 def test_gradients_of_weights(name: str) -> None:
     weight = torch.tensor([-0.9, -0.1, 0.05, 0.6, 40.0], requires_grad=True)
-    quantize_weight(weight, FormatChoice.parse(name), 1).sum().backward()
+    quantize_weight(weight, FormatChoice.parse(name), 1).sum().backward()  # type: ignore[no-untyped-call]
     assert weight.grad is not None
     assert weight.grad[1:4].ne(0).all()
     assert (weight.grad[4] == 0) == (name == "fixed4")

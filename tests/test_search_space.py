@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import fields, replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -83,8 +84,9 @@ def test_size_and_genes() -> None:
 @pytest.mark.parametrize("name", ["attentions", "aggregations", "activations", "widths", "heads", "shortcuts"])
 def test_empty_options_are_refused(name: str) -> None:
     assert name in {field.name for field in fields(SearchSpace)}
+    without: dict[str, Any] = {name: ()}
     with pytest.raises(ConfigError, match=f"no options for {name}"):
-        replace(SPACES["default"], **{name: ()})
+        replace(SPACES["default"], **without)
     with pytest.raises(ConfigError, match="weight_formats, code_bits and a depth"):
         SearchSpace(3, 2, depth=0)
 
