@@ -317,6 +317,7 @@ def test_out_folders_that_are_refused(small_run: Path, small_npz: Path, tmp_path
         done = runs.lpgnas("run", "--dataset", small_npz, *runs.QUICK, "--out", out)
         assert done.code == 2
         assert done.err.startswith("RunFolderError: ")
+    assert runs.lpgnas("run", "--dataset", small_npz, *runs.QUICK, "--out", tmp_path / ("x" * 300)).code == 2
     assert [path.name for path in foreign.iterdir()] == ["thesis.txt"]
     assert file.read_text() == "more work"
 
