@@ -5,6 +5,7 @@ A runtime reports an index out of range in its own words. These runners turn tha
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -98,10 +99,24 @@ def qonnx_with_this_onnxruntime() -> Iterator[None]:
         onnx_exec.qonnx_make_model = original
 
 
+def with_sizes(content: bytes, num_nodes: int, num_edges: int) -> bytes:
+    """A dynamic file for graphs of one size, as the qonnx executor needs it; nodes and constants stay as they are."""
+    import onnx
+
+    sizes = {"num_nodes": num_nodes, "num_edges": num_edges}
+    model = onnx.load_from_string(content)
+    for value in (*model.graph.input, *model.graph.output):
+        for dimension in value.type.tensor_type.shape.dim:
+            if dimension.dim_param in sizes:
+                dimension.dim_value = sizes[dimension.dim_param]
+    made: bytes = onnx.shape_inference.infer_shapes(model, data_prop=True).SerializeToString()
+    return made
+
+
 def run_qonnx_executor(content: bytes, x: Features, edge_index: Edges) -> Logits:
     """Logits [N, C] of a static QONNX file in qonnx's own executor, node by node. Errors as `run_onnxruntime`.
 
-    It takes a file exported for the sizes of this graph (`num_nodes`, `num_edges`).
+    It takes a file for the sizes of this graph: exported with `num_nodes` and `num_edges`, or made by `with_sizes`.
     """
     import onnxruntime
     from qonnx.core.modelwrapper import ModelWrapper
@@ -110,7 +125,9 @@ def run_qonnx_executor(content: bytes, x: Features, edge_index: Edges) -> Logits
     onnxruntime.set_default_logger_severity(_SILENT)
     try:
         # Huge features overflow to infinity before they saturate, which NumPy would report.
-        with qonnx_with_this_onnxruntime(), np.errstate(over="ignore"):
+        with qonnx_with_this_onnxruntime(), np.errstate(over="ignore"), warnings.catch_warnings():
+            # ONNX infers no length of a Range from sizes that only a Shape node knows.
+            warnings.filterwarnings("ignore", message="Output shapes disagree after node", category=UserWarning)
             model = ModelWrapper(content)
             names = [entry.name for entry in model.graph.input]
             outputs = execute_onnx(model, dict(zip(names, (x, edge_index), strict=True)))

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from lpgnas.errors import ExportError
 from lpgnas.export.onnx_int import export_onnx_int
 from lpgnas.export.qonnx import export_qonnx
-
-from lpgnas.errors import ExportError
 from lpgnas.integer_program import IntegerProgram
 
 

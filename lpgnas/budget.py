@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, fields
+from fractions import Fraction
 
 from lpgnas.errors import ConfigError
 
 _UNITS = {"B": 8, "KiB": 8 << 10, "MiB": 8 << 20, "GiB": 8 << 30}
-_SIZE = re.compile(r"^\s*([+-]?[0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]*)\s*$")
+_SIZE = re.compile(r"\s*([+-]?[0-9]{1,20}(?:\.[0-9]{1,20})?)\s*([A-Za-z]*)\s*", re.ASCII)
 
 
 def parse_size(text: str, what: str = "size") -> int:
@@ -17,10 +18,10 @@ def parse_size(text: str, what: str = "size") -> int:
     Raises:
         ConfigError: not a positive number with one of the units; the message names `what` and the text.
     """
-    match = _SIZE.match(text)
+    match = _SIZE.fullmatch(text)
     if match is None or match.group(2) not in _UNITS:
         raise ConfigError(f"{what}: cannot read {text!r} as a size; write a number and B, KiB, MiB or GiB, e.g. 3KiB")
-    bits = int(float(match.group(1)) * _UNITS[match.group(2)])
+    bits = int(Fraction(match.group(1)) * _UNITS[match.group(2)])
     if bits <= 0:
         raise ConfigError(f"{what}: {text!r} is not a positive size")
     return bits

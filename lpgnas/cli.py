@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from lpgnas import __version__
 from lpgnas.config import RunConfig
 from lpgnas.errors import CheckFailed, ConfigError, LpgnasError
-from lpgnas.results import read_file, write_atomic
+from lpgnas.results import read_text, write_atomic
 
 if TYPE_CHECKING:
     from lpgnas.pipeline import Run
@@ -54,6 +54,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"check failed: {error}\n")
         return CHECK_FAILED
     except LpgnasError as error:
+        sys.stderr.write(f"{type(error).__name__}: {error}\n")
+        return BAD_INPUT
+    except ImportError as error:
+        sys.stderr.write(f"ImportError: this command needs {error.name or error}, which cannot be imported: {error}\n")
+        return BAD_INPUT
+    except OSError as error:  # a place that no named error foresaw
         sys.stderr.write(f"{type(error).__name__}: {error}\n")
         return BAD_INPUT
     except KeyboardInterrupt:
@@ -129,7 +135,7 @@ def _config(options: argparse.Namespace) -> RunConfig | None:
         if given.get(name) == "":
             raise ConfigError(f"--{name.replace('_', '-')} is empty; write a size such as 3KiB")
     if options.config is not None:
-        base = RunConfig.from_toml(read_file(options.config).decode())
+        base = RunConfig.from_toml(read_text(options.config))
         return RunConfig(**{**base.__dict__, **given})
     if not given:
         return None
@@ -177,6 +183,8 @@ def _stage(name: str) -> Callable[[argparse.Namespace], None]:
 
 def _export(options: argparse.Namespace) -> None:
     if options.run.is_dir():
+        if options.out is not None:
+            raise ConfigError("--out goes with a program.npz; a run folder keeps its own files")
         _open(options, options.run).run_stage("export")
         return
     from lpgnas.export.files import export_files
@@ -202,7 +210,7 @@ def _predict(options: argparse.Namespace) -> None:
     from lpgnas.program_file import load_program
 
     executor = Executor(load_program(options.program))
-    graph = load_dataset(options.dataset, options.data_root)
+    graph = load_dataset(options.dataset, options.data_root, require_labels=False)
     prediction = executor.run(graph.x, graph.edge_index)
     buffer = io.BytesIO()
     classes = prediction.codes.argmax(axis=1)
@@ -218,12 +226,12 @@ def _cost(options: argparse.Namespace) -> None:
     from lpgnas.program_file import load_program
     from lpgnas.spec import ModelSpec
 
-    graph = load_dataset(options.dataset, options.data_root)
+    graph = load_dataset(options.dataset, options.data_root, require_labels=False)
     size = GraphSize(graph.num_nodes, graph.num_edges)
     if options.spec.suffix == ".npz":
         cost = program_cost(load_program(options.spec), size)
     else:
-        cost = spec_cost(ModelSpec.from_json(read_file(options.spec).decode()), size)
+        cost = spec_cost(ModelSpec.from_json(read_text(options.spec)), size)
     sys.stdout.write(cost.to_json() if options.json else cost.table().to_string(index=False) + "\n")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from dataclasses import asdict, dataclass, fields
 
@@ -103,4 +104,5 @@ class RunConfig:
 
 def _toml_string(text: str) -> str:
     escaped = text.replace("\\", "\\\\").replace('"', '\\"')
-    return f'"{escaped}"'
+    control = re.compile("[\x00-\x1f\x7f]")  # TOML wants them escaped
+    return '"' + control.sub(lambda found: f"\\u{ord(found.group()):04x}", escaped) + '"'

@@ -134,13 +134,14 @@ DATASETS: Mapping[str, DatasetInfo] = MappingProxyType({row.name: row for row in
 """Every name of `load_dataset`, in the order of tables."""
 
 
-def load_dataset(name: str, data_root: Path | None = None) -> Graph:
+def load_dataset(name: str, data_root: Path | None = None, *, require_labels: bool = True) -> Graph:
     """Load a graph by name, or a user's graph from a path that ends in `.npz`.
 
     Args:
         name: an exact name of `DATASETS`, or a path ending in `.npz` (see `graph_from_npz`).
         data_root: where published datasets lie, in PyG's layout (see `resolve_data_root`). It may be read-only if the
             raw files are there; otherwise they are downloaded, and kept.
+        require_labels: refuse a user's graph without labels; False suits one that is only to be predicted.
 
     Returns:
         The graph. A published dataset is coalesced, freed of self-loops and sorted by (target, source), and its
@@ -152,7 +153,7 @@ def load_dataset(name: str, data_root: Path | None = None) -> Graph:
         GraphError: a user's graph with a wrong array.
     """
     if name.endswith(".npz"):
-        return graph_from_npz(Path(name))
+        return graph_from_npz(Path(name), require_labels=require_labels)
     if name not in DATASETS:
         raise UnknownName("dataset", name, DATASETS)
     if name == "cora":

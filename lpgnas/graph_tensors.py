@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lpgnas.graph import Graph
 from lpgnas.integer_program import COEFFICIENT_BITS, ROW_FACTOR_BITS, reciprocal, rsqrt15
-from lpgnas.number_formats import FixedPoint, Rounding, quantize_array
+from lpgnas.number_formats import FixedPoint, Rounding, finest_fraction, quantize_array
 
 
 def _csr(matrix: Any, dtype: torch.dtype) -> Tensor:  # noqa: ANN401 - a scipy sparse array
@@ -184,4 +184,4 @@ def input_fraction(graph: Graph, bits: int, *, signed: bool) -> int:
     values = graph.x if isinstance(graph.x, np.ndarray) else graph.x.data
     largest = float(np.abs(values).max(initial=0.0))
     high = (1 << (bits - 1)) - 1 if signed else (1 << bits) - 1
-    return 0 if largest == 0.0 else int(np.clip(np.floor(np.log2(high / largest)), -24, 24))
+    return finest_fraction(largest, high)

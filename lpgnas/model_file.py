@@ -15,8 +15,12 @@ from lpgnas.spec import ModelSpec
 
 
 def model_bytes(model: QuantizedModel) -> bytes:
-    """The file's bytes: the state dict, with the input fraction and the spec's hash as metadata."""
-    metadata = {"input_fraction": str(model.input_fraction), "spec_sha256": sha256(model.spec.to_json().encode())}
+    """The file's bytes: the state dict, with the input fraction and the spec's hash as metadata.
+
+    Equal models give equal bytes: the metadata is one JSON text, since safetensors writes several in any order.
+    """
+    facts = {"input_fraction": model.input_fraction, "spec_sha256": sha256(model.spec.to_json().encode())}
+    metadata = {"lpgnas": json.dumps(facts, sort_keys=True)}
     state = {name: value.contiguous() for name, value in model.state_dict().items()}
     content: bytes = safetensors.torch.save(state, metadata)
     return content
@@ -31,11 +35,11 @@ def model_from_bytes(content: bytes, spec: ModelSpec) -> QuantizedModel:
     try:
         state = safetensors.torch.load(content)
         size = int.from_bytes(content[:8], "little")
-        metadata = json.loads(content[8 : 8 + size])["__metadata__"]
-        fraction = int(metadata["input_fraction"])
+        facts = json.loads(json.loads(content[8 : 8 + size])["__metadata__"]["lpgnas"])
+        fraction, spec_sha256 = int(facts["input_fraction"]), facts["spec_sha256"]
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
         raise RunFolderError(f"model.safetensors is not a model of lpgnas: {error}") from error
-    if metadata.get("spec_sha256") != sha256(spec.to_json().encode()):
+    if spec_sha256 != sha256(spec.to_json().encode()):
         raise RunFolderError("model.safetensors belongs to another spec.json; train again")
     torch.manual_seed(0)
     model = QuantizedModel(spec, fraction)

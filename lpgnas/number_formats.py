@@ -6,6 +6,7 @@ A tensor is stored as integer *codes*; its value is `code * 2**-fraction`. `Form
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 from enum import StrEnum
@@ -17,6 +18,8 @@ from lpgnas.errors import SpecError
 
 MAX_BITS = 16
 """Widest code of any component; accumulators are 32 or 64 bits and proved apart."""
+MAX_FRACTION = 24
+"""Calibrated fractions lie between this and its negative."""
 
 
 class Rounding(StrEnum):
@@ -159,3 +162,12 @@ def quantize_array(values: npt.NDArray[np.floating], fmt: FixedPoint, rounding: 
     """Codes of real `values` in `fmt`, any shape: scaled, rounded and saturated in float64."""
     scaled = np.ldexp(np.asarray(values, dtype=np.float64), fmt.fraction)
     return np.clip(round_to_int(scaled, rounding), fmt.low, fmt.high).astype(np.int64)
+
+
+def finest_fraction(largest: float, high: int) -> int:
+    """The largest fraction, within `MAX_FRACTION` of 0, at which `largest` does not pass code `high`; 0 for 0."""
+    if largest == 0.0 or not math.isfinite(largest):
+        return 0
+    (value, exponent), (code, bits) = math.frexp(largest), math.frexp(high)
+    fraction = bits - exponent if value <= code else bits - exponent - 1
+    return max(-MAX_FRACTION, min(MAX_FRACTION, fraction))

@@ -33,7 +33,7 @@ from lpgnas.model_file import model_bytes, model_from_bytes
 from lpgnas.preparation import default_search_space, graph_fingerprint, prepare
 from lpgnas.program_file import load_program, to_bytes
 from lpgnas.progress import Progress
-from lpgnas.results import read_file, read_json, sha256, to_json, write_atomic
+from lpgnas.results import STAGES, read_file, read_record, read_text, sealed, sha256, write_atomic
 from lpgnas.search import (
     Candidate,
     Rung,
@@ -44,6 +44,7 @@ from lpgnas.search import (
     search_random,
     selection_score,
 )
+from lpgnas.search_space import SearchSpace
 from lpgnas.spec import ModelSpec
 from lpgnas.training import TrainedModel, TrainingSettings, gcn_spec, soft_labels, train_model
 from lpgnas.trials import TrialTable
@@ -53,8 +54,6 @@ RECORD_VERSION = 1
 RECORD, CONFIG, SPEC, CANDIDATES = "record.json", "config.toml", "spec.json", "candidates.csv"
 MODEL, PROGRAM, COSTS = "model.safetensors", "program.npz", "costs.csv"
 ONNX_INT, QONNX = "model.int.onnx", "model.qonnx.onnx"
-STAGES = ("search", "train", "lower", "export", "verify", "evaluate")
-"""In the order of a run; each needs the ones before it."""
 
 
 class Run:
@@ -69,6 +68,7 @@ class Run:
     Raises:
         RunFolderError: the folder belongs to another run, or has no config and none is given.
         DatasetError, GraphError, ConfigError: the graph cannot be used.
+        CheckFailed: the config, the record or the graph are not the ones of the run.
     """
 
     def __init__(
@@ -78,7 +78,8 @@ class Run:
         self._stream = stream
         stored = folder / CONFIG
         if stored.exists():
-            kept = RunConfig.from_toml(read_file(stored).decode())
+            self._check_files("search", only=CONFIG)
+            kept = RunConfig.from_toml(read_text(stored))
             if config is not None and config != kept:
                 changed = [f.name for f in fields(kept) if getattr(kept, f.name) != getattr(config, f.name)]
                 raise RunFolderError(
@@ -92,6 +93,9 @@ class Run:
         self.config = config
         torch.set_num_threads(config.threads)
         self.prepared = prepare(config, data_root)
+        made_on = self.record().get("dataset", {}).get("graph_sha256")
+        if made_on not in (None, graph_fingerprint(self.prepared.graph)):
+            raise CheckFailed(f"the graph {self.prepared.graph.name} is not the one that {folder} was made on")
         self._teacher: Tensor | None = None
 
     # --- record ---
@@ -99,12 +103,12 @@ class Run:
     def record(self) -> dict[str, Any]:
         """What the run has recorded so far."""
         path = self.folder / RECORD
-        return read_json(path) if path.exists() else {"schema_version": RECORD_VERSION, "stages": {}}
+        return read_record(path) if path.exists() else {"schema_version": RECORD_VERSION, "stages": {}}
 
     def is_done(self, stage: str) -> bool:
-        """Whether a stage ended and its files are the ones it wrote."""
+        """Whether a stage ended, without a failed check, and its files are the ones it wrote."""
         entry = self.record()["stages"].get(stage)
-        if entry is None:
+        if entry is None or not entry.get("passed", True):
             return False
         return all(
             (self.folder / name).exists() and sha256(read_file(self.folder / name)) == digest
@@ -119,10 +123,12 @@ class Run:
             "config": asdict(self.config),
             "dataset": self._dataset_facts(),
         }
+        before = record["stages"].get(stage, {}).get("files")
         record["stages"][stage] = {"files": files, "seconds": round(time.monotonic() - started, 3), **facts}
-        for later in STAGES[STAGES.index(stage) + 1 :]:  # what came from older files is no longer true
-            record["stages"].pop(later, None)
-        write_atomic(self.folder / RECORD, to_json(record))
+        if files != before:
+            for later in STAGES[STAGES.index(stage) + 1 :]:  # what came from older files is no longer true
+                record["stages"].pop(later, None)
+        write_atomic(self.folder / RECORD, sealed(record))
 
     def _dataset_facts(self) -> dict[str, object]:
         graph, split = self.prepared.graph, self.prepared.split
@@ -157,14 +163,19 @@ class Run:
                 self.run_stage(stage)
 
     def run_stage(self, stage: str) -> None:
-        """One stage, whatever was done before.
+        """One stage, whether or not it was done before.
 
         Raises:
             RunFolderError: a stage before it is missing.
+            CheckFailed: a file of a stage before it was changed, or a check of one failed.
         """
-        index = STAGES.index(stage)
-        if index > 0 and not self.is_done(STAGES[index - 1]):
-            raise RunFolderError(f"{self.folder}: stage {stage!r} needs {STAGES[index - 1]!r} to be done first")
+        done = self.record()["stages"]
+        for before in STAGES[: STAGES.index(stage)]:
+            if before not in done:
+                raise RunFolderError(f"{self.folder}: stage {stage!r} needs {before!r} to be done first")
+            self._check_files(before)
+            if not done[before].get("passed", True):
+                raise CheckFailed(f"{self.folder}: stage {before!r} failed its check; stage {stage!r} needs it to pass")
         stages: dict[str, Callable[[], None]] = {
             "search": self.search,
             "train": self.train,
@@ -197,7 +208,7 @@ class Run:
         """Soft labels of the training graph, or None without distillation."""
         if self.config.distillation and self._teacher is None:
             progress = Progress("teacher", 1, self._stream)
-            space = default_search_space(self.prepared.graph)
+            space = self.space()
             self._teacher = soft_labels(
                 self.prepared.data,
                 replace(self.training_settings(), distillation=0.0),
@@ -209,6 +220,10 @@ class Run:
             progress.advance()
         return self._teacher
 
+    def space(self) -> SearchSpace:
+        """What the search draws from; its input format follows from the features that training may see."""
+        return default_search_space(self.prepared.data.graph)
+
     def search(self) -> None:
         """Search under the budgets: `candidates.csv`, `spec.json`; or check and take the spec that was given.
 
@@ -218,15 +233,15 @@ class Run:
         started = time.monotonic()
         if self.config.spec:
             spec = self._given_spec()
-            write_atomic(self.folder / CONFIG, self.config.to_toml())
-            self._finish("search", self._save(SPEC, spec.to_json()), started, steps=0)
+            files = self._save(CONFIG, self.config.to_toml()) | self._save(SPEC, spec.to_json())
+            self._finish("search", files, started, steps=0)
             return
         settings = SearchSettings(candidates=self.config.candidates, rungs=_rungs(self.config.epochs))
-        space, budget = default_search_space(self.prepared.graph), self.config.budget()
+        space, budget = self.space(), self.config.budget()
         # an infeasible budget is refused before the first file is written
         draw_candidates(space, budget, self.prepared.size, 1, self.config.seed)
-        if not (self.folder / CONFIG).exists():
-            write_atomic(self.folder / CONFIG, self.config.to_toml())
+        files = self._save(CONFIG, self.config.to_toml())
+        self._drop_changed_trials()
         table = TrialTable(self.folder / CANDIDATES)
         progress = Progress("search", settings.steps(), self._stream)
         best = 0.0
@@ -240,14 +255,21 @@ class Run:
         result = search_random(
             space, budget, self.task(), settings, self.config.seed, done=table.known(), on_trial=on_trial
         )
-        files = {CANDIDATES: sha256(read_file(self.folder / CANDIDATES))}
+        files |= {CANDIDATES: sha256(read_file(self.folder / CANDIDATES))}
         files |= self._save(SPEC, result.best.spec.to_json())
         self._finish(
             "search", files, started, steps=result.steps, space_size=str(space.size()), winner=result.best.number
         )
 
+    def _drop_changed_trials(self) -> None:
+        """Delete trials that a finished search did not write: they would decide another one."""
+        digest = self.record()["stages"].get("search", {}).get("files", {}).get(CANDIDATES)
+        path = self.folder / CANDIDATES
+        if digest is not None and path.exists() and sha256(read_file(path)) != digest:
+            path.unlink()
+
     def _given_spec(self) -> ModelSpec:
-        spec = ModelSpec.from_json(read_file(Path(self.config.spec)).decode())
+        spec = ModelSpec.from_json(read_text(Path(self.config.spec)))
         graph = self.prepared.graph
         if (spec.num_features, spec.num_classes) != (graph.num_features, graph.num_classes):
             raise SpecError(
@@ -264,7 +286,7 @@ class Run:
 
     def spec(self) -> ModelSpec:
         """The searched (or given) spec."""
-        return ModelSpec.from_json(read_file(self.folder / SPEC).decode())
+        return ModelSpec.from_json(read_text(self.folder / SPEC))
 
     def train(self) -> None:
         """Train the spec from several initial weights and keep the best on the selection nodes: `model.safetensors`."""
@@ -345,8 +367,8 @@ class Run:
         started = time.monotonic()
         self.check_hashes()
         results = self.compare_forms()
-        self._finish("verify", {}, started, comparisons=[asdict(result) for result in results])
         failed = [result for result in results if result.failed]
+        self._finish("verify", {}, started, passed=not failed, comparisons=[asdict(result) for result in results])
         if failed:
             lines = [
                 f"{r.form} on {r.graph}: {r.note or f'{r.mismatches} of {r.compared} codes differ'}" for r in failed
@@ -357,19 +379,20 @@ class Run:
         """Refuse a run whose files are not the ones it wrote.
 
         Raises:
-            CheckFailed: a changed or missing file, by name; or another graph than the one recorded.
+            CheckFailed: a changed or missing file, by name.
         """
-        record = self.record()
-        for stage, entry in record["stages"].items():
-            for name, digest in entry["files"].items():
-                path = self.folder / name
-                if not path.exists():
-                    raise CheckFailed(f"{path} is missing; stage {stage!r} wrote it")
-                if sha256(read_file(path)) != digest:
-                    raise CheckFailed(f"{path} was changed after stage {stage!r} wrote it: its SHA-256 differs")
-        kept = record.get("dataset", {}).get("graph_sha256")
-        if kept is not None and kept != graph_fingerprint(self.prepared.graph):
-            raise CheckFailed(f"the graph {self.prepared.graph.name} is not the one that this run was made on")
+        for stage in self.record()["stages"]:
+            self._check_files(stage)
+
+    def _check_files(self, stage: str, only: str | None = None) -> None:
+        for name, digest in self.record()["stages"].get(stage, {"files": {}})["files"].items():
+            path = self.folder / name
+            if only not in (None, name):
+                continue
+            if not path.exists():
+                raise CheckFailed(f"{path} is missing; stage {stage!r} wrote it")
+            if sha256(read_file(path)) != digest:
+                raise CheckFailed(f"{path} was changed after stage {stage!r} wrote it: its SHA-256 differs")
 
     def compare_forms(self) -> list[Comparison]:
         """Every form of the model on the training graph and on unseen graphs."""
@@ -399,7 +422,7 @@ class Run:
 
     def _references(self) -> dict[str, dict[str, float]]:
         """Mean test accuracy of the full-precision GCN-16 on the same split, plain and distilled."""
-        graph, space = self.prepared.graph, default_search_space(self.prepared.graph)
+        graph, space = self.prepared.graph, self.space()
         spec = gcn_spec(
             graph.num_features,
             graph.num_classes,

@@ -20,6 +20,7 @@ from lpgnas.datasets import (
 )
 from lpgnas.errors import ConfigError
 from lpgnas.graph import BoolArray, Graph, Split
+from lpgnas.integer_program import MAX_DEGREE_LIMIT
 from lpgnas.number_formats import FormatChoice
 from lpgnas.results import sha256
 from lpgnas.search_space import SearchSpace
@@ -51,8 +52,8 @@ class Prepared:
 
 
 def default_max_degree(graph: Graph) -> int:
-    """Room for graphs with hubs twice as large: the next `2^k - 1`, at least 1023."""
-    return max(1023, (1 << (2 * graph.max_degree).bit_length()) - 1)
+    """Room for graphs with hubs twice as large: the next `2^k - 1`, at least 1023, where programs allow it."""
+    return min(MAX_DEGREE_LIMIT, max(1023, (1 << (2 * graph.max_degree).bit_length()) - 1))
 
 
 def halves(mask: BoolArray, seed: int) -> tuple[BoolArray, BoolArray]:
@@ -91,6 +92,8 @@ def prepare(config: RunConfig, data_root: Path | None) -> Prepared:
         stop, select = halves(split.val, config.split_seed)
         data = transductive_data(graph, split.train, stop)
     degree = config.max_degree or default_max_degree(graph)
+    if degree > MAX_DEGREE_LIMIT:
+        raise ConfigError(f"max_degree {degree} is beyond {MAX_DEGREE_LIMIT}, the most that a program is proved for")
     if degree < graph.max_degree:
         raise ConfigError(
             f"max_degree {degree} is below the largest in-degree of {graph.name}, {graph.max_degree}; "

@@ -13,9 +13,8 @@ import torch
 from brevitas.function.ops_ste import binary_sign_ste, floor_ste, round_ste, ternary_sign_ste
 from torch import Tensor
 
-from lpgnas.number_formats import FormatChoice, Rounding
+from lpgnas.number_formats import MAX_FRACTION, FormatChoice, Rounding, finest_fraction
 
-MAX_FRACTION = 24
 MSE_BITS = 4
 """Activations of at most this width choose their fraction by squared error, wider ones and weights by their range
 (measured: power-of-two ranges are best at 8 bits, and lose up to 40 points at 4)."""
@@ -53,9 +52,7 @@ def _clamped(fraction: int) -> int:
 def range_fraction(values: Tensor, high: int) -> int:
     """Largest fraction at which no |value| passes code `high`; 0 for an all-zero tensor."""
     largest = float(values.detach().abs().max()) if values.numel() else 0.0
-    if largest == 0.0 or not math.isfinite(largest):
-        return 0
-    return _clamped(math.floor(math.log2(high / largest)))
+    return finest_fraction(largest, high)
 
 
 def calibrated_fraction(values: Tensor, bits: int, *, signed: bool, rounding: Rounding) -> int:

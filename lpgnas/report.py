@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lpgnas.budget import Budget, format_bits
-from lpgnas.results import read_file, read_json
+from lpgnas.results import STAGES, read_record, read_text
 from lpgnas.spec import ModelSpec
 
 
@@ -23,9 +23,10 @@ def run_report(folder: Path) -> str:
     """The report of a run as Markdown, as far as the run has come.
 
     Raises:
-        RunFolderError: no record in the folder, or a damaged file.
+        RunFolderError: no record in the folder, or a missing file.
+        CheckFailed: a record that was changed.
     """
-    record = read_json(folder / "record.json")
+    record = read_record(folder / "record.json")
     stages: dict[str, Any] = record["stages"]
     parts = [f"# Run on {record['dataset']['name']}\n", _summary(record)]
     if "search" in stages:
@@ -34,7 +35,7 @@ def run_report(folder: Path) -> str:
         parts += ["## Sizes\n", _sizes(record), _components(folder)]
     if "verify" in stages:
         parts += ["## Verification\n", _verification(stages["verify"])]
-    if "search" in stages:
+    if "candidates.csv" in stages.get("search", {}).get("files", {}):  # not for a spec that was given
         parts += ["## Candidates\n", _candidates(folder)]
     parts += ["## Stages\n", _stages(stages)]
     return "\n".join(parts)
@@ -65,7 +66,7 @@ def _summary(record: dict[str, Any]) -> str:
 
 
 def _model(folder: Path) -> str:
-    spec = ModelSpec.from_json(read_file(folder / "spec.json").decode())
+    spec = ModelSpec.from_json(read_text(folder / "spec.json"))
     rows = [
         [
             index,
@@ -102,7 +103,7 @@ def _sizes(record: dict[str, Any]) -> str:
 
 
 def _csv_rows(path: Path) -> list[dict[str, str]]:
-    return list(csv.DictReader(read_file(path).decode().splitlines()))
+    return list(csv.DictReader(read_text(path).splitlines()))
 
 
 def _components(folder: Path) -> str:
@@ -133,7 +134,7 @@ def _candidates(folder: Path) -> str:
         [
             row["candidate"],
             int(row["rung"]) + 1,
-            _percent(float(row["accuracy"])),
+            row["note"] or _percent(float(row["accuracy"])),
             format_bits(int(row["weight_bits"])),
             format_bits(int(row["buffer_bits"])),
         ]
@@ -145,6 +146,6 @@ def _candidates(folder: Path) -> str:
 def _stages(stages: dict[str, Any]) -> str:
     rows = [
         [name, f"{entry['seconds']:.1f}", ", ".join(f"`{file}`" for file in entry["files"])]
-        for name, entry in stages.items()
+        for name, entry in sorted(stages.items(), key=lambda item: STAGES.index(item[0]))
     ]
     return markdown_table(["stage", "seconds", "files"], rows)

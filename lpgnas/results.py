@@ -6,10 +6,15 @@ import hashlib
 import json
 import os
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from lpgnas.errors import RunFolderError
+from lpgnas.errors import CheckFailed, RunFolderError
+
+STAGES = ("search", "train", "lower", "export", "verify", "evaluate")
+"""Of a run, in their order; each needs the ones before it."""
+SEAL = "record_sha256"
 
 
 def write_atomic(path: Path, content: bytes | str) -> str:
@@ -30,9 +35,11 @@ def write_atomic(path: Path, content: bytes | str) -> str:
         Path(temporary).chmod(0o644)
         Path(temporary).replace(path)
     except OSError as error:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
         raise RunFolderError(f"cannot write {path}: {error.strerror or error}; choose a folder with room") from error
+    finally:
+        if temporary is not None:  # renamed away unless something failed, an interrupt included
+            with suppress(OSError):
+                Path(temporary).unlink(missing_ok=True)
     return hashlib.sha256(data).hexdigest()
 
 
@@ -61,6 +68,42 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise RunFolderError(f"{path} holds a {type(value).__name__}, not a JSON object")
     return value
+
+
+def read_text(path: Path) -> str:
+    """The text of a UTF-8 file.
+
+    Raises:
+        RunFolderError: it is not there, cannot be read, or is not UTF-8.
+    """
+    try:
+        return read_file(path).decode()
+    except UnicodeDecodeError as error:
+        raise RunFolderError(f"{path} is not a text file in UTF-8: {error}") from error
+
+
+def sealed(record: dict[str, Any]) -> str:
+    """A run's record as JSON that holds the SHA-256 of the rest of itself."""
+    rest = {key: value for key, value in record.items() if key != SEAL}
+    return to_json({**rest, SEAL: sha256(to_json(rest).encode())})
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """A record that `sealed` wrote.
+
+    Raises:
+        RunFolderError: it is missing.
+        CheckFailed: it was changed afterwards.
+    """
+    content = read_file(path)
+    try:
+        record = read_json(path)
+        intact = sealed(record).encode() == content
+    except RunFolderError:
+        intact = False
+    if not intact:
+        raise CheckFailed(f"{path} was changed after it was written: it is not what its SHA-256 says")
+    return record
 
 
 def to_json(value: dict[str, Any]) -> str:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from lpgnas.budget import Budget, format_bits
+from lpgnas.budget import Budget
 from lpgnas.cost_models.rows import CostReport, GraphSize
 from lpgnas.cost_models.spec_cost import spec_cost
 from lpgnas.errors import ConfigError, InfeasibleBudget, LoweringError
@@ -160,16 +160,15 @@ def draw_candidates(
 
 def _infeasible(space: SearchSpace, budget: Budget, size: GraphSize) -> InfeasibleBudget:
     least = spec_cost(space.spec(space.smallest()), size)
-    needs = Budget(least.weight_bits, least.buffer_bits, least.peak_bits)
     over = budget.excess(weight_bits=least.weight_bits, buffer_bits=least.buffer_bits, peak_bits=least.peak_bits)
     parts = [
-        f"{name.removesuffix('_bits')} {format_bits(getattr(needs, name))} ({getattr(needs, name)} bits)"
-        for name in ("weight_bits", "buffer_bits", "peak_bits")
+        f"--{what}-budget {-(-bits // 8)}B"  # whole bytes, upwards: as printed it is feasible
+        for what, bits in (("weight", least.weight_bits), ("buffer", least.buffer_bits), ("peak", least.peak_bits))
     ]
     return InfeasibleBudget(
         f"no model of the search space fits the budget ({budget}); too small: "
         f"{', '.join(name.removesuffix('_bits') for name in over)}. "
-        f"The smallest feasible budget is {', '.join(parts)}"
+        f"The smallest feasible budget is {' '.join(parts)}"
     )
 
 

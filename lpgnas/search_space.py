@@ -80,12 +80,12 @@ class SearchSpace:
                 "width": 1 if last else len(self.widths),
                 "heads": 1 if last else len(self.heads),
                 "shortcut": 1 if index == 0 else len(self.shortcuts),
-                Component.LINEAR_WEIGHT.value: len(self.weight_formats),
-                Component.ATTENTION_WEIGHT.value: len(self.weight_formats),
-                Component.MESSAGE.value: len(self.code_bits),
-                Component.SCORE.value: len(self.code_bits),
-                Component.AGGREGATE.value: len(self.code_bits),
-                Component.ACTIVATION.value: 1 if last else len(self.code_bits),
+                _format_gene(Component.LINEAR_WEIGHT): len(self.weight_formats),
+                _format_gene(Component.ATTENTION_WEIGHT): len(self.weight_formats),
+                _format_gene(Component.MESSAGE): len(self.code_bits),
+                _format_gene(Component.SCORE): len(self.code_bits),
+                _format_gene(Component.AGGREGATE): len(self.code_bits),
+                _format_gene(Component.ACTIVATION): 1 if last else len(self.code_bits),
             }
             result += [(f"layer{index}.{name}", count) for name, count in layer.items()]
         return tuple(result)
@@ -137,11 +137,11 @@ class SearchSpace:
         formats: dict[Component, FormatChoice] = {}
         for component in required_components(bare, last=last):
             if component in WEIGHTS:
-                formats[component] = FormatChoice.parse(self.weight_formats[chosen(component.value)])
+                formats[component] = FormatChoice.parse(self.weight_formats[chosen(_format_gene(component))])
             elif component is Component.OUTPUT:
                 formats[component] = FormatChoice("fixed", self.output_bits)
             else:
-                formats[component] = FormatChoice("fixed", self.code_bits[chosen(component.value)])
+                formats[component] = FormatChoice("fixed", self.code_bits[chosen(_format_gene(component))])
         ordered = {component: formats[component] for component in Component if component in formats}
         return LayerSpec(**{**bare.__dict__, "formats": ordered})
 
@@ -166,3 +166,8 @@ class SearchSpace:
             if fits(self.spec(tuple(cheaper))):
                 break
         return tuple(cheaper)
+
+
+def _format_gene(component: Component) -> str:
+    """The gene of a component's format; its operator, where there is one of the same name, has another."""
+    return f"{component.value}_format"

@@ -55,6 +55,8 @@ class TrainingSettings:
         for name in ("dropout", "distillation", "freeze_at"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be in 0 to 1")
+        if self.dropout == 1.0:
+            raise ConfigError("a dropout of 1 leaves nothing; give less")
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,8 @@ import csv
 import io
 from pathlib import Path
 
-from lpgnas.results import write_atomic
+from lpgnas.errors import RunFolderError
+from lpgnas.results import read_text, write_atomic
 from lpgnas.search import Candidate, Trial
 
 
@@ -19,19 +20,29 @@ class TrialTable:
     )  # fmt: skip
 
     def __init__(self, path: Path) -> None:
+        """Read what is there.
+
+        Raises:
+            RunFolderError: a file that this class did not write.
+        """
         self._path = path
         self._rows: dict[tuple[int, int], dict[str, str]] = {}
+        self._known: dict[tuple[int, int], Trial] = {}
         if path.exists():
-            with path.open(newline="") as stream:
-                for row in csv.DictReader(stream):
-                    self._rows[int(row["candidate"]), int(row["rung"])] = row
+            try:
+                for row in csv.DictReader(io.StringIO(read_text(path), newline="")):
+                    self._remember(row)
+            except (KeyError, ValueError, TypeError) as error:
+                raise RunFolderError(f"{path} is damaged ({error!r}); delete it to search again") from error
+
+    def _remember(self, row: dict[str, str]) -> None:
+        key = int(row["candidate"]), int(row["rung"])
+        self._known[key] = Trial(*key, int(row["epochs"]), float(row["accuracy"]), float(row["loss"]), row["note"])
+        self._rows[key] = {name: row[name] for name in self.COLUMNS}
 
     def known(self) -> dict[tuple[int, int], Trial]:
         """Trials of an earlier, interrupted call."""
-        return {
-            key: Trial(*key, int(row["epochs"]), float(row["accuracy"]), float(row["loss"]), row["note"])
-            for key, row in self._rows.items()
-        }
+        return dict(self._known)
 
     def add(self, candidate: Candidate, trial: Trial) -> None:
         """Keep a trial."""

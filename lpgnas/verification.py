@@ -13,8 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lpgnas.errors import LpgnasError
-from lpgnas.export.feeding import run_onnx_reference, run_onnxruntime, run_qonnx_executor
-from lpgnas.export.qonnx import export_qonnx
+from lpgnas.export.feeding import run_onnx_reference, run_onnxruntime, run_qonnx_executor, with_sizes
 from lpgnas.graph import Graph
 from lpgnas.integer_program import IntegerProgram
 from lpgnas.kernels.executor import Executor
@@ -108,9 +107,7 @@ def forms_of(
         forms["QONNX in onnxruntime"] = _decoded(program, lambda x, edges: run_onnxruntime(dynamic, x, edges))
         forms["QONNX in qonnx"] = _decoded(
             program,
-            lambda x, edges: run_qonnx_executor(
-                export_qonnx(program, num_nodes=len(x), num_edges=edges.shape[1]), x, edges
-            ),
+            lambda x, edges: run_qonnx_executor(with_sizes(dynamic, len(x), edges.shape[1]), x, edges),
         )
     return forms
 

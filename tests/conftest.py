@@ -1,6 +1,38 @@
-"""One Hypothesis profile for all tests: no deadline, since the first call of a kernel compiles it."""
+"""One Hypothesis profile (no deadline: the first call of a kernel compiles it) and runs that many tests look at."""
 
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import runs
 from hypothesis import settings
 
 settings.register_profile("lpgnas", deadline=None)
 settings.load_profile("lpgnas")
+
+
+@pytest.fixture(scope="session")
+def small_npz(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The file of a graph of 60 nodes."""
+    return runs.write_small(tmp_path_factory.mktemp("graph") / "small.npz")
+
+
+@pytest.fixture(scope="session")
+def small_run(small_npz: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a searched run on it, made by the command line; to be looked at only."""
+    folder = tmp_path_factory.mktemp("small") / "run"
+    done = runs.lpgnas("run", "--quiet", "--dataset", small_npz, *runs.QUICK, *runs.BUDGETS, "--out", folder)
+    assert done.code == 0, done.err
+    return folder
+
+
+@pytest.fixture(scope="session")
+def rich_run(small_npz: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run of `runs.rich_spec`, which holds every kind of operation; to be looked at only."""
+    base = tmp_path_factory.mktemp("rich")
+    (base / "rich.json").write_text(runs.rich_spec().to_json())
+    options = (*runs.QUICK, "--epochs", 40, "--spec", base / "rich.json")
+    done = runs.lpgnas("run", "--quiet", "--dataset", small_npz, *options, "--out", base / "run")
+    assert done.code == 0, done.err
+    return base / "run"

@@ -20,6 +20,7 @@ from lpgnas.export.feeding import (
     run_onnx_reference,
     run_onnxruntime,
     run_qonnx_executor,
+    with_sizes,
 )
 from lpgnas.export.qonnx import export_qonnx, finn_datatype
 from lpgnas.number_formats import Rounding
@@ -47,6 +48,15 @@ def test_the_qonnx_executor_agrees(index: int) -> None:
     graph = sample.graphs[0]
     logits = run_qonnx_executor(static_copy(sample.program, graph), graph.x, graph.edge_index)
     np.testing.assert_array_equal(logits, sample.expected[0])
+
+
+@pytest.mark.parametrize("index", range(1, PROGRAMS, 6))
+def test_the_qonnx_executor_runs_a_dynamic_file_with_sizes(index: int) -> None:
+    sample = case(index)
+    content = export_qonnx(sample.program)
+    for graph, expected in zip(sample.graphs, sample.expected, strict=True):
+        sized = with_sizes(content, len(graph.x), graph.edge_index.shape[1])
+        np.testing.assert_array_equal(run_qonnx_executor(sized, graph.x, graph.edge_index), expected)
 
 
 @pytest.mark.parametrize("index", range(0, PROGRAMS, 4))

@@ -1,0 +1,148 @@
+"""Small graphs, and runs of the command line on them, for the tests of whole runs."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lpgnas.cli import main
+from lpgnas.components import Component
+from lpgnas.datasets import graph_to_npz
+from lpgnas.graph import Graph
+from lpgnas.number_formats import FIXED1, FormatChoice
+from lpgnas.results import sealed
+from lpgnas.spec import LayerSpec, ModelSpec, required_components
+
+ROOT = Path(__file__).parents[1]
+NODES, FEATURES, CLASSES = 60, 12, 3
+QUICK = ("--epochs", "10", "--candidates", "3", "--restarts", "1", "--reference-seeds", "1", "--max-degree", "40")
+"""A run of seconds; the small degree keeps the hub of the verification small."""
+BUDGETS = ("--weight-budget", "400B", "--buffer-budget", "3KiB", "--peak-budget", "2.5KiB")
+REPEATABLE = ("spec.json", "program.npz", "model.int.onnx", "model.qonnx.onnx", "model.safetensors")
+"""Files that one seed repeats to the byte."""
+FILES = (*REPEATABLE, "candidates.csv", "config.toml", "costs.csv", "record.json", "report.md")
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a command left: exit code and both streams."""
+
+    code: int
+    out: str
+    err: str
+
+
+def lpgnas(*arguments: object) -> Result:
+    """Run a command in this process."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            code = main([str(argument) for argument in arguments])
+        except SystemExit as refusal:  # argparse leaves this way
+            code = int(refusal.code or 0)
+    return Result(code, out.getvalue(), err.getvalue())
+
+
+def python(*arguments: object, folder: Path | None = None, path: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    """Run a Python of its own in `folder` (the repository by default), which finds lpgnas in `path`."""
+    command = [sys.executable, *(str(argument) for argument in arguments)]
+    environment = {**os.environ, "PYTHONPATH": str(path)}
+    return subprocess.run(command, env=environment, cwd=folder or ROOT, capture_output=True, text=True, check=False)
+
+
+def small_arrays(seed: int = 5) -> dict[str, Any]:
+    """The arrays of a graph of three communities with binary features that tell them apart."""
+    rng = np.random.default_rng(seed)
+    y = np.arange(NODES) % CLASSES
+    upper = np.triu(rng.random((NODES, NODES)) < np.where(y[:, None] == y[None, :], 0.25, 0.02), 1)
+    edges = np.argwhere(upper | upper.T).T
+    own = np.arange(FEATURES) // (FEATURES // CLASSES) == y[:, None]
+    x = (rng.random((NODES, FEATURES)) < np.where(own, 0.6, 0.1)).astype(np.float32)
+    return {"x": x, "edge_index": edges.astype(np.int64), "y": y.astype(np.int64), "num_classes": np.array(CLASSES)}
+
+
+def small_graph(seed: int = 5) -> Graph:
+    """`small_arrays` as a graph."""
+    arrays = small_arrays(seed)
+    return Graph("small", arrays["x"], arrays["edge_index"], arrays["y"], CLASSES)
+
+
+def write_small(path: Path, seed: int = 5) -> Path:
+    """`small_graph` as a file."""
+    graph_to_npz(small_graph(seed), path)
+    return path
+
+
+def layer(
+    attention: str, aggregation: str, activation: str, width: int, *, last: bool = False, **more: Any
+) -> LayerSpec:
+    """A layer with 4-bit weights and 6-bit codes (8-bit logits)."""
+    bare = LayerSpec(attention, aggregation, activation, width, **more)
+    formats = {
+        component: FormatChoice("fixed", 8 if last and component is Component.OUTPUT else 6)
+        for component in required_components(bare, last=last)
+    }
+    for weight in (Component.LINEAR_WEIGHT, Component.ATTENTION_WEIGHT):
+        if weight in formats:
+            formats[weight] = FormatChoice("fixed", 4)
+    return LayerSpec(**{**bare.__dict__, "formats": formats})
+
+
+def spec(*layers: LayerSpec) -> ModelSpec:
+    """A model on the small graph: binary features, normalised rows."""
+    return ModelSpec(num_features=FEATURES, num_classes=CLASSES, layers=layers, input_format=FIXED1, row_normalize=True)
+
+
+def rich_spec() -> ModelSpec:
+    """Two layers with coefficients, both kinds of tables, scores and a shortcut."""
+    return spec(
+        layer("gcn", "sum", "tanh", 8),
+        layer("gat", "sum", "none", CLASSES, last=True, shortcut="linear"),
+    )
+
+
+def every_operation() -> ModelSpec:
+    """Four layers with everything that a block can be made of."""
+    return spec(
+        layer("gcn", "sum", "relu", 8),
+        layer("const", "max", "tanh", 8, shortcut="identity"),
+        layer("gat", "sum", "relu6", 8, heads=2),
+        layer("const", "mean", "none", CLASSES, last=True, shortcut="linear"),
+    )
+
+
+def copied(run: Path, to: Path, *, qonnx: bool = True) -> Path:
+    """A copy of a run folder that a test may spoil; without its QONNX file, it verifies five times as fast."""
+    shutil.copytree(run, to)
+    if not qonnx:
+        (to / "model.qonnx.onnx").unlink()
+        record = json.loads((to / "record.json").read_text())
+        del record["stages"]["export"]["files"]["model.qonnx.onnx"]
+        (to / "record.json").write_text(sealed(record))
+    return to
+
+
+def replace_file(run: Path, name: str, content: bytes) -> None:
+    """Put other bytes into a run folder, and their hash into its record, as if they had always been there."""
+    (run / name).write_bytes(content)
+    record = json.loads((run / "record.json").read_text())
+    for stage in record["stages"].values():
+        if name in stage["files"]:
+            stage["files"][name] = hashlib.sha256(content).hexdigest()
+    (run / "record.json").write_text(sealed(record))
+
+
+def bytes_of(run: Path, names: tuple[str, ...] = REPEATABLE) -> dict[str, bytes]:
+    """The contents of files of a run folder."""
+    return {name: (run / name).read_bytes() for name in names}

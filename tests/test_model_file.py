@@ -1,0 +1,59 @@
+"""`model.safetensors`: round trip, and what is refused."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import runs
+import safetensors.torch
+import torch
+
+from lpgnas.errors import RunFolderError
+from lpgnas.layers import QuantizedModel
+from lpgnas.model_file import model_bytes, model_from_bytes
+from lpgnas.number_formats import Rounding
+
+SPEC = runs.every_operation()
+
+
+def model(input_fraction: int = 3) -> QuantizedModel:
+    torch.manual_seed(4)
+    made = QuantizedModel(SPEC, input_fraction)
+    for number, (name, buffer) in enumerate(made.named_buffers()):
+        assert name.endswith("_fraction")
+        buffer.fill_(number)
+    return made
+
+
+def test_round_trip() -> None:
+    original = model()
+    content = model_bytes(original)
+    read = model_from_bytes(content, SPEC)
+    assert (read.input_fraction, read.spec) == (3, SPEC)
+    for (name, value), (other, kept) in zip(read.state_dict().items(), original.state_dict().items(), strict=True):
+        assert name == other
+        assert torch.equal(value, kept)
+        assert value.dtype == kept.dtype
+    assert {model_bytes(model()) for _ in range(20)} == {content} == {model_bytes(read)}
+
+
+def test_foreign_files_are_refused() -> None:
+    content = model_bytes(model())
+    foreign = safetensors.torch.save({"weight": torch.zeros(3)}, {"format": "pt"})
+    bare = safetensors.torch.save({"weight": torch.zeros(3)})
+    for spoiled in (b"", b"no tensors", content[:50], content[:-1], foreign, bare):
+        with pytest.raises(RunFolderError, match=r"model\.safetensors is not a model of lpgnas"):
+            model_from_bytes(spoiled, SPEC)
+
+
+def test_a_model_of_another_spec_is_refused() -> None:
+    with pytest.raises(RunFolderError, match=r"belongs to another spec\.json; train again"):
+        model_from_bytes(model_bytes(model()), replace(SPEC, rounding=Rounding.FLOOR))
+
+
+def test_a_model_without_a_tensor_is_refused() -> None:
+    short = model()
+    del short.layers[0].bias
+    with pytest.raises(RunFolderError, match="does not fit its spec"):
+        model_from_bytes(model_bytes(short), SPEC)

@@ -1,0 +1,247 @@
+"""Whole runs: what they leave, that they repeat and resume to the byte, and that their budgets hold."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import runs
+from numpy.lib.npyio import NpzFile
+
+from lpgnas.budget import parse_size
+from lpgnas.config import RunConfig
+from lpgnas.cost_models.program_cost import program_cost
+from lpgnas.cost_models.rows import GraphSize
+from lpgnas.errors import CheckFailed, RunFolderError
+from lpgnas.pipeline import Run
+from lpgnas.program_file import load_program
+from lpgnas.results import STAGES
+from lpgnas.spec import ModelSpec
+from lpgnas.trials import TrialTable
+
+LIMITS = dict(zip(("weight_bits", "buffer_bits", "peak_bits"), map(parse_size, runs.BUDGETS[1::2]), strict=True))
+
+
+def config_of(run: Path) -> RunConfig:
+    return RunConfig.from_toml((run / "config.toml").read_text())
+
+
+def record_of(run: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((run / "record.json").read_text())
+    return content
+
+
+def header_of(run: Path) -> dict[str, Any]:
+    archive = np.load(run / "program.npz")
+    assert isinstance(archive, NpzFile)
+    with archive:
+        header: dict[str, Any] = json.loads(archive["header"].tobytes())
+    return header
+
+
+def test_a_run_leaves_every_file(small_run: Path) -> None:
+    assert sorted(path.name for path in small_run.iterdir()) == sorted(runs.FILES)
+
+
+def test_the_record_says_what_was_done(small_run: Path) -> None:
+    record = record_of(small_run)
+    assert record["dataset"] | {"graph_sha256": ""} == {
+        "name": "small",
+        "protocol": "full",
+        "split_seed": 0,
+        "inductive": False,
+        "num_nodes": 60,
+        "num_edges": runs.small_graph().num_edges,
+        "num_features": 12,
+        "num_classes": 3,
+        "train_nodes": 36,
+        "validation_nodes": 12,
+        "test_nodes": 12,
+        "graph_sha256": "",
+    }
+    assert set(record["stages"]) == set(STAGES)
+    assert record["config"] == config_of(small_run).__dict__
+    verify, evaluate = record["stages"]["verify"], record["stages"]["evaluate"]
+    assert verify["passed"]
+    assert len(verify["comparisons"]) == 49
+    assert not any(item["mismatches"] or item["failed"] for item in verify["comparisons"])
+    assert set(evaluate["accuracy"]) == {"train", "val", "test"}
+    assert set(evaluate["references"]) == {"gcn16_fp32", "gcn16_fp32_distilled"}
+    assert record["stages"]["search"]["steps"] == 3 * 2 + 3 * 5 + 3 * 10
+
+
+def test_accuracies_are_those_of_the_program(small_run: Path, small_npz: Path, tmp_path: Path) -> None:
+    done = runs.lpgnas("predict", small_run / "program.npz", "--dataset", small_npz, "--out", tmp_path / "out.npz")
+    assert done.code == 0, done.err
+    with np.load(tmp_path / "out.npz") as prediction:
+        codes, logits, classes = (prediction[name] for name in ("codes", "logits", "classes"))
+    fraction = next(one["fraction"] for one in header_of(small_run)["tensors"] if one["name"] == "logits")
+    assert np.array_equal(logits, (codes * 2.0**-fraction).astype(np.float32))
+    assert np.array_equal(classes, codes.argmax(axis=1))
+    right = int((classes == runs.small_graph().y).sum())
+    accuracy = record_of(small_run)["stages"]["evaluate"]["accuracy"]
+    assert right == round(36 * accuracy["train"] + 12 * accuracy["val"] + 12 * accuracy["test"])
+
+
+# --- budgets ---
+
+
+def test_budgets_hold_by_the_cost_model(small_run: Path) -> None:
+    graph = runs.small_graph()
+    cost = program_cost(load_program(small_run / "program.npz"), GraphSize(graph.num_nodes, graph.num_edges))
+    lowered = record_of(small_run)["stages"]["lower"]
+    for name, limit in LIMITS.items():
+        assert 0 < getattr(cost, name) <= limit
+        assert lowered[name] == getattr(cost, name)
+
+
+def counted_bits(header: dict[str, Any], nodes: int) -> dict[str, int]:
+    """Weights, buffers and peak of a program, counted from the header of its file alone."""
+    weights = sum(math.prod(array["shape"]) * array["bits"] for array in header["arrays"]) + 2 * 8
+    columns = {one["name"]: one["columns"] * one["bits"] for one in (header["input"], *header["tensors"])}
+    touched: dict[str, list[int]] = {"x": [0]}
+    for step, operation in enumerate(header["operations"]):
+        if operation["op"] == "transform":
+            weights += 8
+        if operation["op"] == "aggregate":  # term, bias and result; shortcut and score; and the clamp
+            weights += 8 * (3 + (operation["shortcut"] is not None) + (operation["table"] is not None)) + 16
+        fields = ("input", "output", "source_output", "target_output", "source_scores", "target_scores", "shortcut")
+        for field in fields:
+            if operation.get(field) is not None:
+                touched.setdefault(operation[field], []).append(step)
+    touched[header["output"]].append(len(header["operations"]) - 1)
+    alive = [
+        sum(columns[name] for name, steps in touched.items() if min(steps) <= step <= max(steps))
+        for step in range(len(header["operations"]))
+    ]
+    buffers = sum(bits for name, bits in columns.items() if name not in ("x", header["output"]))
+    return {"weight_bits": weights, "buffer_bits": nodes * buffers, "peak_bits": nodes * max(alive)}
+
+
+def test_budgets_hold_when_counted_from_the_file(small_run: Path, rich_run: Path) -> None:
+    for run in (small_run, rich_run):
+        counted, recorded = counted_bits(header_of(run), runs.NODES), record_of(run)["stages"]["lower"]
+        assert counted == {name: recorded[name] for name in LIMITS}
+    assert all(bits <= LIMITS[name] for name, bits in counted_bits(header_of(small_run), runs.NODES).items())
+
+
+def test_every_candidate_fits(small_run: Path) -> None:
+    lines = (small_run / "candidates.csv").read_text().splitlines()
+    names = lines[0].split(",")
+    assert len(lines) == 10  # 3 candidates on 3 rungs
+    for line in lines[1:]:
+        row = dict(zip(names, line.split(","), strict=False))
+        assert {name for name, limit in LIMITS.items() if int(row[name]) > limit} == set(), line
+
+
+# --- repeating and resuming ---
+
+
+def new_run(small_run: Path, folder: Path) -> Run:
+    return Run(folder, config_of(small_run))
+
+
+def test_one_seed_repeats_to_the_byte(small_run: Path, tmp_path: Path) -> None:
+    run = new_run(small_run, tmp_path / "again")
+    for stage in STAGES[:4]:
+        run.run_stage(stage)
+    assert runs.bytes_of(run.folder) == runs.bytes_of(small_run)
+
+
+def test_another_seed_differs(small_run: Path, tmp_path: Path) -> None:
+    changed = RunConfig(**{**config_of(small_run).__dict__, "seed": 1})
+    run = Run(tmp_path / "other", changed)
+    for stage in STAGES[:3]:
+        run.run_stage(stage)
+    assert (run.folder / "program.npz").read_bytes() != (small_run / "program.npz").read_bytes()
+
+
+@pytest.mark.parametrize("last", range(4), ids=STAGES[:4])
+def test_a_run_that_stopped_after_a_stage_resumes(last: int, small_run: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    for stage in STAGES[: last + 1]:
+        new_run(small_run, folder).run_stage(stage)
+    made = {path: path.stat().st_mtime_ns for path in folder.iterdir() if path.name != "record.json"}
+    resumed = new_run(small_run, folder)
+    for stage in STAGES[:4]:
+        if not resumed.is_done(stage):
+            resumed.run_stage(stage)
+    assert runs.bytes_of(folder) == runs.bytes_of(small_run)
+    assert {path: path.stat().st_mtime_ns for path in made} == made
+
+
+def test_a_search_that_was_killed_resumes(small_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    add, trained = TrialTable.add, []
+
+    def dies(self: TrialTable, *trial: Any) -> None:
+        add(self, *trial)
+        trained.append(trial)
+        if len(trained) == 4:
+            raise KeyboardInterrupt
+
+    folder = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(TrialTable, "add", dies)
+        with pytest.raises(KeyboardInterrupt):
+            new_run(small_run, folder).run_stage("search")
+    kept = (folder / "candidates.csv").read_text()
+    assert kept.count("\n") == 5
+    assert not (folder / "record.json").exists()
+    run = new_run(small_run, folder)
+    for stage in STAGES[:4]:
+        run.run_stage(stage)
+    assert runs.bytes_of(folder) == runs.bytes_of(small_run)
+    assert (folder / "candidates.csv").read_bytes() == (small_run / "candidates.csv").read_bytes()
+    assert (folder / "candidates.csv").read_text().startswith(kept)
+
+
+def test_finished_stages_are_not_done_again(small_run: Path, tmp_path: Path) -> None:
+    folder = runs.copied(small_run, tmp_path / "run")
+    before = {path.name: path.stat().st_mtime_ns for path in folder.iterdir() if path.name != "report.md"}
+    done = runs.lpgnas("run", "--quiet", "--out", folder)
+    assert done.code == 0, done.err
+    assert {name: (folder / name).stat().st_mtime_ns for name in before} == before
+    assert done.out == (folder / "report.md").read_text() == (small_run / "report.md").read_text()
+
+
+def test_a_spoiled_file_is_made_again_by_run(small_run: Path, tmp_path: Path) -> None:
+    folder = runs.copied(small_run, tmp_path / "run")
+    for name in ("program.npz", "candidates.csv"):
+        (folder / name).write_bytes(b"spoiled")
+    assert runs.lpgnas("run", "--quiet", "--out", folder).code == 0
+    assert runs.bytes_of(folder) == runs.bytes_of(small_run)
+
+
+def test_stages_need_the_ones_before(small_run: Path, tmp_path: Path) -> None:
+    run = new_run(small_run, tmp_path / "run")
+    for stage in STAGES[1:]:
+        with pytest.raises(RunFolderError, match=f"stage '{stage}' needs 'search' to be done first"):
+            run.run_stage(stage)
+    assert not run.folder.exists()
+
+
+def test_training_again_forgets_what_came_from_the_old_model(small_run: Path, tmp_path: Path) -> None:
+    folder = runs.copied(small_run, tmp_path / "run")
+    (folder / "model.safetensors").write_bytes(b"spoiled")
+    run = Run(folder)
+    with pytest.raises(CheckFailed, match=r"model\.safetensors was changed"):
+        run.run_stage("lower")
+    run.run_stage("train")
+    assert set(record_of(folder)["stages"]) == set(STAGES)  # the same bytes: what came later is still true
+    changed = ModelSpec.from_json((folder / "spec.json").read_text())
+    runs.replace_file(folder, "spec.json", changed.to_json().replace("half_even", "floor").encode())
+    run.run_stage("train")
+    assert set(record_of(folder)["stages"]) == {"search", "train"}
+
+
+def test_a_run_belongs_to_its_graph(small_run: Path, tmp_path: Path) -> None:
+    folder = runs.copied(small_run, tmp_path / "run")
+    other = runs.write_small(tmp_path / "small.npz", seed=6)
+    moved = RunConfig(**{**config_of(folder).__dict__, "dataset": str(other)})
+    runs.replace_file(folder, "config.toml", moved.to_toml().encode())
+    with pytest.raises(CheckFailed, match="the graph small is not the one"):
+        Run(folder)

@@ -1,0 +1,127 @@
+"""The search: what it refuses, its halving, and that it resumes and repeats."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import runs
+
+from lpgnas.budget import Budget
+from lpgnas.cost_models.rows import GraphSize
+from lpgnas.cost_models.spec_cost import spec_cost
+from lpgnas.errors import ConfigError, InfeasibleBudget, LoweringError
+from lpgnas.search import (
+    Candidate,
+    Rung,
+    SearchResult,
+    SearchSettings,
+    Task,
+    Trial,
+    draw_candidates,
+    search_random,
+)
+from lpgnas.search_space import SearchSpace
+from lpgnas.training import TrainingSettings, transductive_data
+
+SPACE = SearchSpace(runs.FEATURES, runs.CLASSES, row_normalize=True)
+SETTINGS = SearchSettings(candidates=5, rungs=(Rung(1, 3), Rung(2, 2), Rung(4, 1)))
+SIZE = GraphSize(runs.NODES, runs.small_graph().num_edges)
+
+
+def task(max_degree: int = 40) -> Task:
+    nodes = np.arange(runs.NODES)
+    data = transductive_data(runs.small_graph(), nodes < 30, (nodes >= 30) & (nodes < 40))
+    select = data.train.new_tensor((nodes >= 40) & (nodes < 50))
+    return Task(data, select, SIZE, max_degree, None, TrainingSettings(distillation=0.0))
+
+
+def searched(done: dict[tuple[int, int], Trial] | None = None, seed: int = 0) -> tuple[SearchResult, list[Trial]]:
+    """The result, and what was reported on the way."""
+    reported: list[Trial] = []
+
+    def on_trial(candidate: Candidate, trial: Trial) -> None:
+        assert candidate.number == trial.candidate
+        reported.append(trial)
+
+    return search_random(SPACE, Budget(), task(), SETTINGS, seed, done=done, on_trial=on_trial), reported
+
+
+def test_halving_keeps_the_best_of_each_rung() -> None:
+    result, reported = searched()
+    assert tuple(reported) == result.trials
+    rungs = [[trial for trial in reported if trial.rung == rung] for rung in range(3)]
+    assert [len(rung) for rung in rungs] == list(SETTINGS.entrants()) == [5, 3, 2]
+    assert result.steps == SETTINGS.steps() == 5 * 1 + 3 * 2 + 2 * 4
+    for rung, following, spec in zip(rungs, [*rungs[1:], None], SETTINGS.rungs, strict=True):
+        assert {trial.epochs for trial in rung} == {spec.epochs}
+        ranked = sorted(rung, key=lambda trial: (-trial.accuracy, trial.loss, trial.candidate))
+        kept = [trial.candidate for trial in ranked[: spec.keep]]
+        assert kept == ([result.best.number] if following is None else [trial.candidate for trial in following])
+    assert [candidate.number for candidate in result.candidates] == list(range(5))
+    assert len({candidate.spec.to_json() for candidate in result.candidates}) == 5
+
+
+def test_a_search_repeats_and_depends_on_its_seed() -> None:
+    (first, _), (again, _), (other, _) = searched(), searched(), searched(seed=1)
+    assert first == again
+    assert first.candidates != other.candidates
+
+
+def test_a_resumed_search_trains_nothing_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, trials = searched()
+    for known in (4, len(trials)):
+        with monkeypatch.context() as patch:
+            if known == len(trials):  # nothing is left to train
+                patch.delattr("lpgnas.search.train_model")
+            done = {(trial.candidate, trial.rung): trial for trial in trials[:known]}
+            resumed, reported = searched(done)
+        assert resumed == whole
+        assert all(one is other for one, other in zip(reported[:known], trials, strict=False))
+
+
+def test_remembered_trials_decide() -> None:
+    _, trials = searched()
+    loser = next(trial.candidate for trial in trials[4::-1] if trial.candidate not in {t.candidate for t in trials[5:]})
+    done = {(loser, rung): Trial(loser, rung, 1, 1.1, 0.0) for rung in range(3)}
+    assert searched(done)[0].best.number == loser
+
+
+@pytest.mark.parametrize("what", ["weight_bits", "buffer_bits", "peak_bits"])
+def test_an_infeasible_budget_names_the_smallest_feasible_one(what: str) -> None:
+    least = getattr(spec_cost(SPACE.spec(SPACE.smallest()), SIZE), what)
+    with pytest.raises(InfeasibleBudget) as caught:
+        search_random(SPACE, Budget(**{what: least - 1}), task(), SETTINGS, 0)
+    message = str(caught.value)
+    assert f"too small: {what.removesuffix('_bits')}. " in message
+    named = message.rsplit("budget is ", 1)[1].split()
+    budget = Budget.parse(*named[1::2])
+    assert getattr(budget, what) - least < 8  # whole bytes
+    found = draw_candidates(SPACE, budget, SIZE, 3, 0)
+    assert found
+    for one in found:
+        cost = one.cost
+        assert budget.allows(weight_bits=cost.weight_bits, buffer_bits=cost.buffer_bits, peak_bits=cost.peak_bits)
+
+
+def test_a_small_space_gives_fewer_candidates() -> None:
+    space = replace(
+        SPACE, depth=1, attentions=("const",), aggregations=("sum",), weight_formats=("binary",), code_bits=(4, 8)
+    )
+    found = draw_candidates(space, Budget(), SIZE, 50, 0)
+    assert len(found) == 2
+
+
+def test_a_search_without_any_exact_model_is_refused() -> None:
+    with pytest.raises(LoweringError, match="no candidate has an exact integer form"):
+        search_random(SPACE, Budget(), task(max_degree=1 << 20), SETTINGS, 0)
+
+
+def test_settings_that_are_refused() -> None:
+    with pytest.raises(ConfigError, match="at least one candidate, got 0"):
+        SearchSettings(candidates=0)
+    for rungs in ((), (Rung(5, 2),)):
+        with pytest.raises(ConfigError, match="the last rung must keep exactly 1"):
+            SearchSettings(rungs=rungs)
+    assert SearchSettings(2).entrants() == (2, 2, 2)
