@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 import runs
 from hypothesis import settings
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: its threads wait for each other on busy cores
 settings.register_profile("lpgnas", deadline=None)
 settings.load_profile("lpgnas")
 
