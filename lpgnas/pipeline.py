@@ -21,7 +21,7 @@ from lpgnas import __version__
 from lpgnas.config import RunConfig
 from lpgnas.cost_models.program_cost import program_cost
 from lpgnas.cost_models.spec_cost import spec_cost
-from lpgnas.errors import CheckFailed, ConfigError, InfeasibleBudget, RunFolderError, SpecError
+from lpgnas.errors import CheckFailed, InfeasibleBudget, LoweringError, RunFolderError, SpecError
 from lpgnas.export.files import export_files
 from lpgnas.graph import BoolArray, Graph
 from lpgnas.graph_tensors import graph_tensors
@@ -41,6 +41,7 @@ from lpgnas.search import (
     Task,
     Trial,
     draw_candidates,
+    refusal,
     search_random,
     selection_score,
 )
@@ -295,16 +296,21 @@ class Run:
         progress = Progress("training", self.config.restarts * self.config.epochs, self._stream)
         best: tuple[float, float, int] | None = None
         kept: TrainedModel | None = None
+        reasons: list[str] = []
         for restart in range(self.config.restarts):
             seed = self.config.seed * 1000 + 500 + restart
             trained = train_model(
                 spec, task.data, task.settings, seed, teacher=task.teacher, progress=lambda _: progress.advance()
             )
+            refused = refusal(trained, task.max_degree)
+            if refused:
+                reasons.append(refused)
+                continue
             accuracy, loss = selection_score(trained, task)
             if best is None or (-accuracy, loss, restart) < best:
                 best, kept = (-accuracy, loss, restart), trained
         if kept is None or best is None:
-            raise ConfigError("restarts must be at least 1")
+            raise LoweringError(f"none of {self.config.restarts} trainings gave an exact integer form: {reasons[0]}")
         files = self._save(MODEL, model_bytes(kept.model))
         self._finish(
             "train",

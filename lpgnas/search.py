@@ -180,18 +180,22 @@ def selection_score(trained: TrainedModel, task: Task) -> tuple[float, float]:
     return float((logits.argmax(dim=1) == labels).double().mean()), float(functional.cross_entropy(logits, labels))
 
 
+def refusal(trained: TrainedModel, max_degree: int) -> str:
+    """Why a trained model has no exact integer form, or empty."""
+    model = trained.model
+    try:
+        lower(model.spec, model.layer_codes(), input_fraction=model.input_fraction, max_degree=max_degree)
+    except LoweringError as error:
+        return str(error)
+    return ""
+
+
 def _run_trial(candidate: Candidate, rung: int, epochs: int, task: Task, seed: int) -> Trial:
     settings = TrainingSettings(**{**task.settings.__dict__, "epochs": epochs})
     trained = train_model(candidate.spec, task.data, settings, seed, teacher=task.teacher)
-    try:
-        lower(
-            candidate.spec,
-            trained.model.layer_codes(),
-            input_fraction=trained.model.input_fraction,
-            max_degree=task.max_degree,
-        )
-    except LoweringError as error:
-        return Trial(candidate.number, rung, epochs, -1.0, float("inf"), str(error))
+    refused = refusal(trained, task.max_degree)
+    if refused:
+        return Trial(candidate.number, rung, epochs, -1.0, float("inf"), refused)
     accuracy, loss = selection_score(trained, task)
     return Trial(candidate.number, rung, epochs, accuracy, loss)
 
@@ -203,7 +207,7 @@ def search_random(
     settings: SearchSettings,
     seed: int,
     *,
-    done: Mapping[tuple[int, int], Trial] | None = None,
+    done: Mapping[tuple[str, int], Trial] | None = None,
     on_trial: Callable[[Candidate, Trial], None] | None = None,
 ) -> SearchResult:
     """Draw feasible candidates and halve them.
@@ -214,7 +218,7 @@ def search_random(
         task: what it trains on.
         settings: candidates and rungs.
         seed: of the draws and the trainings.
-        done: trials of an interrupted run by (candidate, rung); they are not trained again.
+        done: trials of an interrupted run by (spec as JSON, rung); they are not trained again.
         on_trial: called after each new or remembered trial.
 
     Raises:
@@ -225,13 +229,15 @@ def search_random(
     for index, rung in enumerate(settings.rungs):
         results: list[tuple[float, float, int]] = []
         for candidate in alive:
-            remembered = (done or {}).get((candidate.number, index))
+            remembered = (done or {}).get((candidate.spec.to_json(), index))
+            if remembered is not None and (remembered.candidate, remembered.epochs) != (candidate.number, rung.epochs):
+                remembered = None  # of another search: its training would differ
             trial = remembered or _run_trial(candidate, index, rung.epochs, task, seed)
             trials.append(trial)
             results.append((-trial.accuracy, trial.loss, candidate.number))
             if on_trial is not None:
                 on_trial(candidate, trial)
         alive = [candidates[number] for _, _, number in sorted(results)[: rung.keep]]
-    if all(trial.accuracy < 0 for trial in trials if trial.candidate == alive[0].number):
+    if trials[-1].accuracy < 0 and all(trial.accuracy < 0 for trial in trials if trial.rung == trials[-1].rung):
         raise LoweringError("no candidate has an exact integer form; allow fewer bits or a smaller max_degree")
     return SearchResult(alive[0], candidates, tuple(trials), sum(trial.epochs for trial in trials))

@@ -6,9 +6,10 @@ import csv
 import io
 from pathlib import Path
 
-from lpgnas.errors import RunFolderError
+from lpgnas.errors import LpgnasError, RunFolderError
 from lpgnas.results import read_text, write_atomic
 from lpgnas.search import Candidate, Trial
+from lpgnas.spec import ModelSpec
 
 
 class TrialTable:
@@ -27,21 +28,22 @@ class TrialTable:
         """
         self._path = path
         self._rows: dict[tuple[int, int], dict[str, str]] = {}
-        self._known: dict[tuple[int, int], Trial] = {}
+        self._known: dict[tuple[str, int], Trial] = {}
         if path.exists():
             try:
                 for row in csv.DictReader(io.StringIO(read_text(path), newline="")):
                     self._remember(row)
-            except (KeyError, ValueError, TypeError) as error:
+            except (KeyError, ValueError, TypeError, LpgnasError) as error:
                 raise RunFolderError(f"{path} is damaged ({error!r}); delete it to search again") from error
 
     def _remember(self, row: dict[str, str]) -> None:
         key = int(row["candidate"]), int(row["rung"])
-        self._known[key] = Trial(*key, int(row["epochs"]), float(row["accuracy"]), float(row["loss"]), row["note"])
+        trial = Trial(*key, int(row["epochs"]), float(row["accuracy"]), float(row["loss"]), row["note"])
+        self._known[ModelSpec.from_json(row["spec"]).to_json(), trial.rung] = trial
         self._rows[key] = {name: row[name] for name in self.COLUMNS}
 
-    def known(self) -> dict[tuple[int, int], Trial]:
-        """Trials of an earlier, interrupted call."""
+    def known(self) -> dict[tuple[str, int], Trial]:
+        """Trials of an earlier, interrupted call by (spec as JSON, rung)."""
         return dict(self._known)
 
     def add(self, candidate: Candidate, trial: Trial) -> None:

@@ -37,7 +37,7 @@ def task(max_degree: int = 40) -> Task:
     return Task(data, select, SIZE, max_degree, None, TrainingSettings(distillation=0.0))
 
 
-def searched(done: dict[tuple[int, int], Trial] | None = None, seed: int = 0) -> tuple[SearchResult, list[Trial]]:
+def searched(done: dict[tuple[str, int], Trial] | None = None, seed: int = 0) -> tuple[SearchResult, list[Trial]]:
     """The result, and what was reported on the way."""
     reported: list[Trial] = []
 
@@ -71,20 +71,22 @@ def test_a_search_repeats_and_depends_on_its_seed() -> None:
 
 def test_a_resumed_search_trains_nothing_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     whole, trials = searched()
+    specs = [candidate.spec.to_json() for candidate in whole.candidates]
     for known in (4, len(trials)):
         with monkeypatch.context() as patch:
             if known == len(trials):  # nothing is left to train
                 patch.delattr("lpgnas.search.train_model")
-            done = {(trial.candidate, trial.rung): trial for trial in trials[:known]}
+            done = {(specs[trial.candidate], trial.rung): trial for trial in trials[:known]}
             resumed, reported = searched(done)
         assert resumed == whole
         assert all(one is other for one, other in zip(reported[:known], trials, strict=False))
 
 
 def test_remembered_trials_decide() -> None:
-    _, trials = searched()
+    whole, trials = searched()
+    specs = [candidate.spec.to_json() for candidate in whole.candidates]
     loser = next(trial.candidate for trial in trials[4::-1] if trial.candidate not in {t.candidate for t in trials[5:]})
-    done = {(loser, rung): Trial(loser, rung, 1, 1.1, 0.0) for rung in range(3)}
+    done = {(specs[loser], rung): Trial(loser, rung, epochs, 1.1, 0.0) for rung, epochs in enumerate((1, 2, 4))}
     assert searched(done)[0].best.number == loser
 
 
