@@ -43,7 +43,7 @@ class RunConfig:
     buffer_budget: str = ""
     peak_budget: str = ""
     seed: int = 0
-    candidates: int = 24
+    candidates: int = 32
     epochs: int = 200
     restarts: int = 3
     learning_rate: float = 0.03

@@ -38,6 +38,7 @@ from lpgnas.search import (
     Candidate,
     Rung,
     SearchSettings,
+    Selection,
     Task,
     Trial,
     draw_candidates,
@@ -296,6 +297,7 @@ class Run:
         progress = Progress("training", self.config.restarts * self.config.epochs, self._stream)
         best: tuple[float, float, int] | None = None
         kept: TrainedModel | None = None
+        selection: Selection | None = None
         reasons: list[str] = []
         for restart in range(self.config.restarts):
             seed = self.config.seed * 1000 + 500 + restart
@@ -306,10 +308,11 @@ class Run:
             if refused:
                 reasons.append(refused)
                 continue
-            accuracy, loss = selection_score(trained, task)
-            if best is None or (-accuracy, loss, restart) < best:
-                best, kept = (-accuracy, loss, restart), trained
-        if kept is None or best is None:
+            rated = selection_score(trained, task)
+            rank = (-rated.score, rated.loss, restart)
+            if best is None or rank < best:
+                best, kept, selection = rank, trained, rated
+        if kept is None or best is None or selection is None:
             raise LoweringError(f"none of {self.config.restarts} trainings gave an exact integer form: {reasons[0]}")
         files = self._save(MODEL, model_bytes(kept.model))
         self._finish(
@@ -317,7 +320,8 @@ class Run:
             files,
             started,
             stop_accuracy=kept.stop_accuracy,
-            selection_accuracy=-best[0],
+            selection_accuracy=selection.accuracy,
+            selection_score=selection.score,
             restart=best[2],
             distillation=self.config.distillation,
         )
@@ -479,7 +483,7 @@ def _accuracy(classes: Any, graph: Graph, mask: BoolArray) -> float:  # noqa: AN
 
 
 def _rungs(epochs: int) -> tuple[Rung, ...]:
-    return (Rung(max(1, epochs // 5), 8), Rung(max(1, epochs // 2), 3), Rung(epochs, 1))
+    return (Rung(max(1, epochs // 5), 10), Rung(max(1, epochs // 2), 4), Rung(epochs, 1))
 
 
 def _versions() -> dict[str, str]:

@@ -129,18 +129,19 @@ def _candidates(folder: Path) -> str:
     best: dict[str, dict[str, str]] = {}
     for row in _csv_rows(folder / "candidates.csv"):
         best[row["candidate"]] = row  # later rungs come later in the file
-    ordered = sorted(best.values(), key=lambda row: (-int(row["rung"]), -float(row["accuracy"])))
+    ordered = sorted(best.values(), key=lambda row: (-int(row["rung"]), -float(row["score"])))
     rows = [
         [
             row["candidate"],
             int(row["rung"]) + 1,
+            row["note"] or f"{100 * float(row['score']):.1f}",
             row["note"] or _percent(float(row["accuracy"])),
             format_bits(int(row["weight_bits"])),
             format_bits(int(row["buffer_bits"])),
         ]
         for row in ordered
     ]
-    return markdown_table(["candidate", "rungs", "selection accuracy", "weights", "buffers"], rows)
+    return markdown_table(["candidate", "rungs", "score", "selection accuracy", "weights", "buffers"], rows)
 
 
 def _stages(stages: dict[str, Any]) -> str:

@@ -1,13 +1,14 @@
 """Search: feasible random specs under a budget, then successive halving with real quantisation-aware training.
 
 This is the `random` strategy, the baseline that every other one must beat. Each rung trains its candidates from scratch
-for more epochs and keeps the best by accuracy on the selection nodes, which neither the loss nor early stopping sees.
+for more epochs and keeps the best by their score: accuracy on the selection nodes, which neither the loss nor early
+stopping sees, and agreement with the teacher where there is one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -22,6 +23,14 @@ from lpgnas.lowering import lower
 from lpgnas.search_space import Choices, SearchSpace
 from lpgnas.spec import ModelSpec
 from lpgnas.training import TrainedModel, TrainingData, TrainingSettings, train_model
+
+MAX_SPEED_UP = 4.0
+"""A rung with fewer epochs takes larger steps, up to this factor: at the final learning rate, short trainings only show
+who moves first (measured on Cora, 40 epochs: 49 % at 0.03, 80 % at 0.12; 87 % after 200)."""
+
+
+AGREEMENT_SHARE = 0.75
+"""Share of the agreement with the teacher in the score of a candidate."""
 
 
 @dataclass(frozen=True)
@@ -41,8 +50,8 @@ class SearchSettings:
         rungs: rounds of halving; the last one keeps 1.
     """
 
-    candidates: int = 24
-    rungs: tuple[Rung, ...] = (Rung(40, 8), Rung(100, 3), Rung(200, 1))
+    candidates: int = 32
+    rungs: tuple[Rung, ...] = (Rung(40, 10), Rung(100, 4), Rung(200, 1))
 
     def __post_init__(self) -> None:
         if self.candidates < 1:
@@ -72,6 +81,7 @@ class Trial:
         epochs: training steps.
         accuracy: on the selection nodes, 0 to 1; -1 where the model has no exact integer form.
         loss: cross-entropy there.
+        score: what candidates are ranked by, see `selection_score`; -1 likewise.
         note: why a model was dropped, or empty.
     """
 
@@ -80,6 +90,7 @@ class Trial:
     epochs: int
     accuracy: float
     loss: float
+    score: float
     note: str = ""
 
 
@@ -172,12 +183,36 @@ def _infeasible(space: SearchSpace, budget: Budget, size: GraphSize) -> Infeasib
     )
 
 
-def selection_score(trained: TrainedModel, task: Task) -> tuple[float, float]:
-    """Accuracy and cross-entropy on the selection nodes."""
+@dataclass(frozen=True)
+class Selection:
+    """How good a trained model looks without its test nodes.
+
+    Attributes:
+        accuracy: on the selection nodes, 0 to 1.
+        loss: cross-entropy there.
+        score: the accuracy; with a teacher, a quarter of it and three quarters of the agreement with the teacher's
+            classes on all nodes of the training graph. Agreement needs no labels and has ten times the nodes: over
+            the better half of random candidates it ranked test accuracy at 0.46 (Spearman), accuracy alone at 0.25.
+    """
+
+    accuracy: float
+    loss: float
+    score: float
+
+
+def selection_score(trained: TrainedModel, task: Task) -> Selection:
+    """Rate a trained model on the selection nodes and by its agreement with the teacher."""
+    model = trained.model
     with torch.no_grad():
-        logits = trained.model(task.data.tensors(trained.model, stop=True))[task.select]
-    labels = task.data.stop_labels[task.select]
-    return float((logits.argmax(dim=1) == labels).double().mean()), float(functional.cross_entropy(logits, labels))
+        logits = model(task.data.tensors(model, stop=True))
+        own = logits if task.data.stop_graph is task.data.graph else model(task.data.tensors(model, stop=False))
+    selected, labels = logits[task.select], task.data.stop_labels[task.select]
+    accuracy = float((selected.argmax(dim=1) == labels).double().mean())
+    score = accuracy
+    if task.teacher is not None:
+        agreement = float((own.argmax(dim=1) == task.teacher.argmax(dim=1)).double().mean())
+        score = (1.0 - AGREEMENT_SHARE) * accuracy + AGREEMENT_SHARE * agreement
+    return Selection(accuracy, float(functional.cross_entropy(selected, labels)), score)
 
 
 def refusal(trained: TrainedModel, max_degree: int) -> str:
@@ -191,13 +226,17 @@ def refusal(trained: TrainedModel, max_degree: int) -> str:
 
 
 def _run_trial(candidate: Candidate, rung: int, epochs: int, task: Task, seed: int) -> Trial:
-    settings = TrainingSettings(**{**task.settings.__dict__, "epochs": epochs})
+    settings = replace(
+        task.settings,
+        epochs=epochs,
+        learning_rate=task.settings.learning_rate * min(MAX_SPEED_UP, task.settings.epochs / epochs),
+    )
     trained = train_model(candidate.spec, task.data, settings, seed, teacher=task.teacher)
     refused = refusal(trained, task.max_degree)
     if refused:
-        return Trial(candidate.number, rung, epochs, -1.0, float("inf"), refused)
-    accuracy, loss = selection_score(trained, task)
-    return Trial(candidate.number, rung, epochs, accuracy, loss)
+        return Trial(candidate.number, rung, epochs, -1.0, float("inf"), -1.0, refused)
+    rated = selection_score(trained, task)
+    return Trial(candidate.number, rung, epochs, rated.accuracy, rated.loss, rated.score)
 
 
 def search_random(
@@ -234,7 +273,7 @@ def search_random(
                 remembered = None  # of another search: its training would differ
             trial = remembered or _run_trial(candidate, index, rung.epochs, task, seed)
             trials.append(trial)
-            results.append((-trial.accuracy, trial.loss, candidate.number))
+            results.append((-trial.score, trial.loss, candidate.number))
             if on_trial is not None:
                 on_trial(candidate, trial)
         alive = [candidates[number] for _, _, number in sorted(results)[: rung.keep]]

@@ -16,8 +16,8 @@ class TrialTable:
     """`candidates.csv`: every trial of a search, rewritten after each one so that an interrupted search resumes."""
 
     COLUMNS = (
-        "candidate", "rung", "epochs", "accuracy", "loss", "weight_bits", "buffer_bits", "peak_bits", "macs", "bops",
-        "note", "spec",
+        "candidate", "rung", "epochs", "accuracy", "loss", "score", "weight_bits", "buffer_bits",
+        "peak_bits", "macs", "bops", "note", "spec",
     )  # fmt: skip
 
     def __init__(self, path: Path) -> None:
@@ -38,7 +38,8 @@ class TrialTable:
 
     def _remember(self, row: dict[str, str]) -> None:
         key = int(row["candidate"]), int(row["rung"])
-        trial = Trial(*key, int(row["epochs"]), float(row["accuracy"]), float(row["loss"]), row["note"])
+        accuracy, loss, score = (float(row[name]) for name in ("accuracy", "loss", "score"))
+        trial = Trial(*key, int(row["epochs"]), accuracy, loss, score, row["note"])
         self._known[ModelSpec.from_json(row["spec"]).to_json(), trial.rung] = trial
         self._rows[key] = {name: row[name] for name in self.COLUMNS}
 
@@ -53,7 +54,8 @@ class TrialTable:
             return
         cost = candidate.cost
         values = (
-            trial.candidate, trial.rung, trial.epochs, repr(trial.accuracy), repr(trial.loss), cost.weight_bits,
+            trial.candidate, trial.rung, trial.epochs, repr(trial.accuracy), repr(trial.loss),
+            repr(trial.score), cost.weight_bits,
             cost.buffer_bits, cost.peak_bits, cost.macs, cost.bops, trial.note,
             " ".join(candidate.spec.to_json().split()),
         )  # fmt: skip

@@ -56,7 +56,7 @@ def test_halving_keeps_the_best_of_each_rung() -> None:
     assert result.steps == SETTINGS.steps() == 5 * 1 + 3 * 2 + 2 * 4
     for rung, following, spec in zip(rungs, [*rungs[1:], None], SETTINGS.rungs, strict=True):
         assert {trial.epochs for trial in rung} == {spec.epochs}
-        ranked = sorted(rung, key=lambda trial: (-trial.accuracy, trial.loss, trial.candidate))
+        ranked = sorted(rung, key=lambda trial: (-trial.score, trial.loss, trial.candidate))
         kept = [trial.candidate for trial in ranked[: spec.keep]]
         assert kept == ([result.best.number] if following is None else [trial.candidate for trial in following])
     assert [candidate.number for candidate in result.candidates] == list(range(5))
@@ -86,7 +86,7 @@ def test_remembered_trials_decide() -> None:
     whole, trials = searched()
     specs = [candidate.spec.to_json() for candidate in whole.candidates]
     loser = next(trial.candidate for trial in trials[4::-1] if trial.candidate not in {t.candidate for t in trials[5:]})
-    done = {(specs[loser], rung): Trial(loser, rung, epochs, 1.1, 0.0) for rung, epochs in enumerate((1, 2, 4))}
+    done = {(specs[loser], rung): Trial(loser, rung, epochs, 1.1, 0.0, 1.1) for rung, epochs in enumerate((1, 2, 4))}
     assert searched(done)[0].best.number == loser
 
 
