@@ -228,11 +228,13 @@ def _cost(options: argparse.Namespace) -> None:
 
     graph = load_dataset(options.dataset, options.data_root, require_labels=False)
     size = GraphSize(graph.num_nodes, graph.num_edges)
-    if options.spec.suffix == ".npz":
-        cost = program_cost(load_program(options.spec), size)
-    else:
-        cost = spec_cost(ModelSpec.from_json(read_text(options.spec)), size)
-    sys.stdout.write(cost.to_json() if options.json else cost.table().to_string(index=False) + "\n")
+    is_program = options.spec.suffix == ".npz"
+    model = load_program(options.spec) if is_program else ModelSpec.from_json(read_text(options.spec))
+    if model.num_features != graph.num_features:
+        raise ConfigError(f"{options.spec} reads {model.num_features} features, {graph.name} has {graph.num_features}")
+    cost = spec_cost(model, size) if isinstance(model, ModelSpec) else program_cost(model, size)
+    totals = "\n".join(f"{name:>24} {value:>16,}" for name, value in cost.totals().items())
+    sys.stdout.write(cost.to_json() if options.json else f"{cost.table().to_string(index=False)}\n\n{totals}\n")
 
 
 def _report(options: argparse.Namespace) -> None:

@@ -9,6 +9,9 @@ from dataclasses import asdict, dataclass, fields
 from lpgnas.budget import Budget
 from lpgnas.errors import ConfigError
 
+MAX_SEED = 1_000_000
+MAX_THREADS = 256
+
 
 @dataclass(frozen=True)
 class RunConfig:
@@ -61,6 +64,9 @@ class RunConfig:
         for name in ("seed", "split_seed", "max_degree"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must not be negative")
+        for name, most in (("seed", MAX_SEED), ("split_seed", MAX_SEED), ("threads", MAX_THREADS)):
+            if getattr(self, name) > most:
+                raise ConfigError(f"{name} is {getattr(self, name)}; it must be at most {most}")
         if not 0.0 < self.learning_rate < 10.0:
             raise ConfigError(f"learning_rate is {self.learning_rate}; it must be above 0 and below 10")
         if not 0.0 <= self.distillation_weight <= 1.0:

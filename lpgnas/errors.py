@@ -1,7 +1,7 @@
 """The named errors of lpgnas: each says what is wrong, the value seen, and the way out.
 
-Every error derives from `LpgnasError`. The command line turns an `InputError` (bad input, an infeasible
-budget) into exit code 2 and a `CheckFailed` (a verification that found a difference) into exit code 1.
+Every error derives from `LpgnasError`. The command line turns a `CheckFailed` (a verification that found a
+difference) into exit code 1 and any other (bad input, an infeasible budget) into exit code 2.
 """
 
 from __future__ import annotations

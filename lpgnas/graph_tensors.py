@@ -157,7 +157,8 @@ def graph_tensors(
     dtype: torch.dtype = torch.float32,
 ) -> GraphTensors:
     """The tensors of `graph` with features quantised to `input_format` (None: left as they are, a float reference)."""
-    features = sparse.csr_array(graph.x)
+    features = sparse.csr_array(graph.x, copy=True)
+    features.sum_duplicates()  # before any rounding, as the executors do
     data = features.data.astype(np.float64)
     factor = None
     if input_format is not None:

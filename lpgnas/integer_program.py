@@ -23,6 +23,9 @@ MAX_SCORE_FRACTION = 4
 MAX_TOTAL = 1 << 53
 """Every epilogue total stays below this, so that float64 forms hold it exactly."""
 MAX_SHIFT = 52
+MAX_FRACTION = 60
+LEAKY_SLOPE_BITS = 2
+"""The leaky ReLU of a score has slope 2^-2."""
 MAX_DEGREE_LIMIT = (1 << 20) - 1
 INT32_LIMIT = 1 << 31
 

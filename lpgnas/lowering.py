@@ -15,6 +15,7 @@ from lpgnas.components import Component
 from lpgnas.errors import LoweringError, ProgramError
 from lpgnas.integer_program import (
     COEFFICIENT_BITS,
+    LEAKY_SLOPE_BITS,
     MAX_DEGREE_LIMIT,
     MAX_PROBABILITY,
     MAX_SCORE_FRACTION,
@@ -39,8 +40,6 @@ from lpgnas.proofs import aggregate_bounds, check_program, score_bound, transfor
 from lpgnas.spec import LayerSpec, ModelSpec
 
 BIAS_BITS = 16
-LEAKY_SLOPE_BITS = 2
-"""The leaky ReLU of a score has slope 2^-2."""
 
 
 @dataclass(frozen=True)

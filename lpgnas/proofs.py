@@ -14,7 +14,9 @@ from lpgnas.errors import ProgramError
 from lpgnas.integer_program import (
     COEFFICIENT_BITS,
     INT32_LIMIT,
+    LEAKY_SLOPE_BITS,
     MAX_DEGREE_LIMIT,
+    MAX_FRACTION,
     MAX_PROBABILITY,
     MAX_SHIFT,
     MAX_TOTAL,
@@ -126,7 +128,7 @@ def _check_header(program: IntegerProgram) -> None:
             raise ProgramError(f"two {what}s share a name: {', '.join(names)}")
     for tensor in (source, *program.tensors):
         least = 2 if tensor.signed else 1
-        if tensor.columns < 1 or not least <= tensor.bits <= 32 or abs(tensor.fraction) > 60:
+        if tensor.columns < 1 or not least <= tensor.bits <= 32 or abs(tensor.fraction) > MAX_FRACTION:
             raise ProgramError(f"tensor {tensor.name!r} has an impossible shape or format: {tensor}")
     if source.bits > 16:
         raise ProgramError(f"the input has {source.bits} bits, more than 16")
@@ -139,6 +141,8 @@ def _check_array(array: Array) -> None:
     least = 2 if array.kind == "fixed" and array.signed else 1
     if array.bits != stored or not least <= array.bits <= 16:
         raise ProgramError(f"array {array.name!r} is {array.kind} but has {array.bits} bits")
+    if abs(array.fraction) > MAX_FRACTION:
+        raise ProgramError(f"array {array.name!r} has a fraction of {array.fraction}, beyond ±{MAX_FRACTION}")
     values = array.values.astype(np.int64)
     if not values.size:
         raise ProgramError(f"array {array.name!r} is empty")
@@ -181,6 +185,9 @@ def _check_transform(where: str, program: IntegerProgram, operation: Transform, 
         raise ProgramError(f"{where}: row_factor is {operation.row_factor}, which row_normalize contradicts")
     if source.bits > 16 or out.bits > 16:
         raise ProgramError(f"{where}: its tensors have more than 16 bits")
+    places = program.array(operation.weight).fraction + (ROW_FACTOR_BITS if operation.row_factor else source.fraction)
+    places += COEFFICIENT_BITS if operation.degree_factor else 0
+    _check_scale(where, "shift", operation.shift, places - out.fraction)
     bounds = transform_bounds(
         weight,
         source,
@@ -189,6 +196,12 @@ def _check_transform(where: str, program: IntegerProgram, operation: Transform, 
         shift=_checked_shift(where, operation.shift),
     )
     _check_bounds(where, operation.accumulator_bits, operation.accumulator_bound, operation.total_bound, bounds)
+
+
+def _check_scale(where: str, what: str, stated: int, follows: int) -> None:
+    """Shifts are data of their own: a wrong one would give wrong values that only look like a saturated model."""
+    if stated != follows:
+        raise ProgramError(f"{where}: the {what} is {stated}, but the fractions of its tensors make it {follows}")
 
 
 def _check_score(where: str, program: IntegerProgram, operation: Score, source: Tensor) -> None:
@@ -229,8 +242,29 @@ def _check_aggregate(where: str, program: IntegerProgram, operation: Aggregate, 
     shortcut = None if operation.shortcut is None else _known(where, operation.shortcut, known)
     if shortcut is not None and (shortcut.columns != out.columns or shortcut.bits > 16):
         raise ProgramError(f"{where}: the shortcut {shortcut.name!r} has {shortcut.columns} columns, not {out.columns}")
+    _check_alignment(where, program, operation, shortcut)
     bounds = aggregate_bounds(operation, source, shortcut, bias, program.max_degree)
     _check_bounds(where, operation.accumulator_bits, operation.accumulator_bound, operation.total_bound, bounds)
+
+
+def _check_alignment(where: str, program: IntegerProgram, operation: Aggregate, shortcut: Tensor | None) -> None:
+    """Every term of the total must have the same number of binary places."""
+    term = program.tensor(operation.input).fraction
+    term += RECIPROCAL_BITS if operation.attention == "gat" else 0
+    term += COEFFICIENT_BITS if operation.attention == "gcn" or operation.aggregation == "mean" else 0
+    places = operation.shift + program.tensor(operation.output).fraction
+    _check_scale(where, "term shift", operation.term_shift, places - term)
+    if operation.bias is not None:
+        _check_scale(where, "bias shift", operation.bias_shift, places - program.array(operation.bias).fraction)
+    if shortcut is not None:
+        _check_scale(where, "shortcut shift", operation.shortcut_shift, places - shortcut.fraction)
+    if operation.source_scores is not None and operation.table is not None:
+        entries = int(program.array(operation.table).values.size)
+        fraction = (entries // 8).bit_length() - 1
+        if entries != 8 << max(fraction, 0):
+            raise ProgramError(f"{where}: a softmax table has 8, 16, 32, 64 or 128 entries, not {entries}")
+        scores = program.tensor(operation.source_scores).fraction + LEAKY_SLOPE_BITS
+        _check_scale(where, "score shift", operation.score_shift, scores - fraction)
 
 
 def _check_softmax(where: str, program: IntegerProgram, operation: Aggregate, known: dict[str, Tensor]) -> None:

@@ -56,11 +56,14 @@ def _summary(record: dict[str, Any]) -> str:
     ]
     if "evaluate" in stages:
         evaluation = stages["evaluate"]
-        rows = [["this model, integers", _percent(evaluation["accuracy"]["test"]), "1 program"]]
+        own = evaluation["accuracy"]["test"]
+        rows = [["this model, integers", "no test nodes" if own is None else _percent(own), "1 program"]]
         names = {"gcn16_fp32": "GCN-16, float32", "gcn16_fp32_distilled": "GCN-16, float32, distilled"}
         for name, reference in evaluation["references"].items():
             spread = f"{_percent(reference['test_mean'])} ± {100 * reference['test_std']:.1f}"
-            rows.append([names[name], spread, f"{reference['seeds']} seeds"])
+            rows.append(
+                [names[name], spread, f"{reference['seeds']} seeds, learning rate {reference['learning_rate']}"]
+            )
         lines.append(markdown_table(["test accuracy", "", ""], rows))
     return "\n".join(lines)
 

@@ -17,6 +17,9 @@ STAGES = ("search", "train", "lower", "export", "verify", "evaluate")
 SEAL = "record_sha256"
 
 
+RECORD_VERSION = 1
+
+
 def write_atomic(path: Path, content: bytes | str) -> str:
     """Write `content` beside `path`, then rename it into place; returns its SHA-256.
 
@@ -94,6 +97,7 @@ def read_record(path: Path) -> dict[str, Any]:
     Raises:
         RunFolderError: it is missing.
         CheckFailed: it was changed afterwards.
+        RunFolderError: likewise, of a schema that this version does not read.
     """
     content = read_file(path)
     try:
@@ -103,6 +107,9 @@ def read_record(path: Path) -> dict[str, Any]:
         intact = False
     if not intact:
         raise CheckFailed(f"{path} was changed after it was written: it is not what its SHA-256 says")
+    if record.get("schema_version") != RECORD_VERSION:
+        seen = record.get("schema_version")
+        raise RunFolderError(f"{path} has schema version {seen!r}, this lpgnas reads {RECORD_VERSION}")
     return record
 
 

@@ -16,6 +16,7 @@ from lpgnas.number_formats import FIXED1, FLOAT32, FormatChoice, Rounding
 from lpgnas.operators import ACTIVATIONS, AGGREGATIONS, ATTENTIONS, SHORTCUTS
 
 SCHEMA_VERSION = 1
+MAX_WIDTH = 1 << 16
 
 RESERVED_SLOTS: dict[str, str] = {
     "edge_features": "none",
@@ -67,6 +68,8 @@ class LayerSpec:
             )
         if self.shortcut not in SHORTCUTS:
             raise SpecError(f"unknown shortcut {self.shortcut!r}; known: {', '.join(SHORTCUTS)}")
+        if self.width > MAX_WIDTH:
+            raise SpecError(f"width {self.width} is beyond {MAX_WIDTH}")
         if self.width < 1 or self.heads < 1 or self.width % self.heads:
             raise SpecError(f"width {self.width} is not a positive multiple of heads {self.heads}")
         if self.heads > 1 and not attention.learned:
@@ -156,6 +159,9 @@ class ModelSpec:
                 raise SpecError(f"unknown slot {key!r}; known: {', '.join(sorted(RESERVED_SLOTS))}")
             if value != RESERVED_SLOTS[key]:
                 raise SpecError(f"{key}={value!r} is not built yet; the only value today is {RESERVED_SLOTS[key]!r}")
+        missing = sorted(set(RESERVED_SLOTS) - set(self.reserved))
+        if missing:
+            raise SpecError(f"reserved slots are missing: {', '.join(missing)}")
 
     def _check_layer(self, index: int, layer: LayerSpec, width: int) -> None:
         last = index == len(self.layers) - 1

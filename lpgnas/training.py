@@ -9,9 +9,8 @@ nodes are not seen here.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -38,6 +37,8 @@ class TrainingSettings:
         freeze_at: share of the epochs after which fractions stay as they are.
         distillation: weight of the teacher's divergence in the loss, 0 to 1; the labels have the rest.
         temperature: of the teacher's and the student's softmax.
+        early_stopping: keep the best state on the early-stopping nodes; otherwise the last one, and their labels are
+            not looked at.
     """
 
     epochs: int = 200
@@ -48,6 +49,7 @@ class TrainingSettings:
     freeze_at: float = 0.7
     distillation: float = 1.0
     temperature: float = 1.0
+    early_stopping: bool = True
 
     def __post_init__(self) -> None:
         if self.epochs < 1 or self.evaluate_every < 1:
@@ -141,7 +143,7 @@ def train_model(
     model = QuantizedModel(spec, fraction)
     graph, stop_graph = data.tensors(model, stop=False), data.tensors(model, stop=True)
     optimizer = _optimizer(model, settings)
-    keeper = _Keeper(model, data, stop_graph)
+    keeper = _Keeper(model, data, graph, stop_graph, early_stopping=settings.early_stopping)
     keeper.evaluate(observe=True)
     for epoch in range(1, settings.epochs + 1):
         optimizer.zero_grad(set_to_none=True)
@@ -156,20 +158,32 @@ def train_model(
 
 
 class _Keeper:
-    """Evaluates on the early-stopping nodes and keeps the best state."""
+    """Evaluates on the early-stopping nodes and keeps the best state (or, without early stopping, the last)."""
 
-    def __init__(self, model: QuantizedModel, data: TrainingData, stop_graph: GraphTensors) -> None:
-        self._model, self._data, self._stop_graph = model, data, stop_graph
+    def __init__(
+        self,
+        model: QuantizedModel,
+        data: TrainingData,
+        graph: GraphTensors,
+        stop_graph: GraphTensors,
+        *,
+        early_stopping: bool,
+    ) -> None:
+        self._model, self._data, self._graph, self._stop_graph = model, data, graph, stop_graph
+        self._early_stopping = early_stopping
         self._best: tuple[float, float] | None = None
         self._state: dict[str, Tensor] = {}
 
     def evaluate(self, *, observe: bool) -> None:
+        same = self._stop_graph is self._graph
         with torch.no_grad():
-            logits = self._model(self._stop_graph, observe=observe)[self._data.stop]
+            if observe and not same:  # fractions come from the nodes that training may see
+                self._model(self._graph, observe=True)
+            logits = self._model(self._stop_graph, observe=observe and same)[self._data.stop]
         labels = self._data.stop_labels[self._data.stop]
         accuracy = float((logits.argmax(dim=1) == labels).double().mean())
         loss = float(functional.cross_entropy(logits, labels))
-        if self._best is None or (accuracy, -loss) >= self._best:
+        if not self._early_stopping or self._best is None or (accuracy, -loss) >= self._best:
             self._best = (accuracy, -loss)
             self._state = {name: value.clone() for name, value in self._model.state_dict().items()}
 
@@ -243,7 +257,11 @@ def soft_labels(
     members: int = 3,
     hidden: int = 64,
 ) -> Tensor:
-    """Mean class probabilities [N, C] of an ensemble of full-precision GCNs that saw the training labels only."""
+    """Mean class probabilities [N, C] of an ensemble of full-precision GCNs that saw the training labels only.
+
+    Their last states count: early stopping would let the labels of its nodes into the soft labels.
+    """
+    settings = replace(settings, early_stopping=False)
     spec = gcn_spec(
         data.graph.num_features, num_classes, hidden, row_normalize=row_normalize, input_signed=input_signed
     )
@@ -257,10 +275,3 @@ def soft_labels(
     if total is None:
         raise ConfigError("a teacher has at least one member")
     return total / members
-
-
-def predictions(model: QuantizedModel, tensors: GraphTensors) -> np.ndarray:
-    """Classes [N] that the fake-quantised model predicts."""
-    with torch.no_grad():
-        classes: np.ndarray = model(tensors).argmax(dim=1).numpy()
-    return classes

@@ -208,7 +208,7 @@ def test_every_number_of_every_operation_is_proved() -> None:
             refused(with_operation(program, kind, accumulator_bits=96 - operation.accumulator_bits), "another width")
         for name in ("term_shift", "bias_shift"):
             value = getattr(next(op for op in program.operations if isinstance(op, Aggregate)), name)
-            refused(with_operation(program, Aggregate, **{name: value + 1}), "not the proved ones")
+            refused(with_operation(program, Aggregate, **{name: value + 1}), "but the fractions of its tensors")
             refused(with_operation(program, Aggregate, **{name: -1}), "alignment shift of -1")
     assert tried == 720
 
@@ -221,8 +221,8 @@ def test_every_number_of_every_operation_is_proved() -> None:
         (Transform, {}, {"output": "nothing"}, "no tensor"),
         (Transform, {}, {"weight": "layer0/bias"}, "weight has shape"),
         (Transform, {"row_factor": True}, {"row_factor": False}, "row_normalize contradicts"),
-        (Transform, {}, {"shift": 53}, "a shift of 53"),
-        (Transform, {}, {"shift": -53}, "a shift of -53"),
+        (Transform, {}, {"shift": 53}, "the shift is 53, but the fractions"),
+        (Transform, {}, {"shift": -53}, "the shift is -53, but the fractions"),
         (Score, {}, {"heads": 0}, "do not divide"),
         (Score, {"heads": 1}, {"source_weight": "layer0/bias"}, "must have shape"),
         (Score, {}, {"accumulator_bound": 1}, "stated 1"),

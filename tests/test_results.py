@@ -76,7 +76,7 @@ def test_json_is_canonical() -> None:
 
 def test_a_record_notices_every_change(tmp_path: Path) -> None:
     path = tmp_path / "record.json"
-    record = {"stages": {"search": {"files": {"a": "b"}}}, "accuracy": 0.5}
+    record = {"schema_version": 1, "stages": {"search": {"files": {"a": "b"}}}, "accuracy": 0.5}
     text = sealed(record)
     path.write_text(text)
     kept = read_record(path)
@@ -92,6 +92,9 @@ def test_a_record_notices_every_change(tmp_path: Path) -> None:
         path.write_bytes(spoiled)
         with pytest.raises(CheckFailed):
             read_record(path)
+    path.write_text(sealed({**record, "schema_version": 99}))
+    with pytest.raises(RunFolderError, match="schema version 99"):
+        read_record(path)
     path.unlink()
     with pytest.raises(RunFolderError):
         read_record(path)

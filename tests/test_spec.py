@@ -87,6 +87,7 @@ def test_layers_that_do_not_exist(changes: dict[str, Any], error: type[Exception
         ({"input_format": FormatChoice("binary", 1)}, "not binary"),
         ({"input_signed": True}, "at least 2 bits"),
         ({"reserved": {"other": "none"}}, "unknown slot 'other'"),
+        ({"reserved": {}}, "reserved slots are missing"),
         *(({"reserved": {slot: "else"}}, f"{slot}='else' is not built yet") for slot in RESERVED_SLOTS),
         ({"layers": (layer(3, last=True, shortcut="identity"),)}, "equal widths, not 5 -> 3"),
         (

@@ -24,7 +24,6 @@ from lpgnas.training import (
     TrainingData,
     TrainingSettings,
     gcn_spec,
-    predictions,
     soft_labels,
     train_model,
     transductive_data,
@@ -65,7 +64,9 @@ def test_it_learns_cora(precision: str) -> None:
     model = train_model(spec, data, settings, 0).model
     tensors = graph_tensors(graph, model.input_format, spec.rounding, row_normalize=True)
     assert graph.y is not None
-    accuracy = (predictions(model, tensors) == graph.y)[split.test | select].mean()
+    with torch.no_grad():
+        classes = model(tensors).argmax(dim=1).numpy()
+    accuracy = (classes == graph.y)[split.test | select].mean()
     assert accuracy > 0.75  # the largest class has 0.30 of the nodes
 
 
