@@ -44,9 +44,10 @@ def test_candidates_are_ranked(small_run: Path) -> None:
         last = {row["candidate"]: row for row in csv.DictReader(stream)}
     rows = table_after((small_run / "report.md").read_text(), "Candidates")[1:]
     assert {row[0] for row in rows} == set(last)
-    accuracies = [float(last[row[0]]["accuracy"]) for row in rows]
-    assert accuracies == sorted(accuracies, reverse=True)
-    assert [row[2] for row in rows] == [f"{100 * accuracy:.1f} %" for accuracy in accuracies]
+    scores = [float(last[row[0]]["score"]) for row in rows]
+    assert scores == sorted(scores, reverse=True)
+    assert [row[2] for row in rows] == [f"{100 * score:.1f}" for score in scores]
+    assert [row[3] for row in rows] == [f"{100 * float(last[row[0]]['accuracy']):.1f} %" for row in rows]
 
 
 def test_accuracies_and_verification(small_run: Path) -> None:

@@ -210,6 +210,21 @@ MUTATIONS: dict[str, Mutation] = {
 }
 
 
+CAUGHT_BY_THE_PROOF = frozenset(
+    {
+        "transform shift off by one",
+        "aggregate shift off by one",
+        "score shift off by one",
+        "bias shift off by one",
+        "shortcut shift off by one",
+        "gcn without the source's coefficient",
+        "gcn without the target's coefficient",
+        "row_normalize off",
+    }
+)
+"""They contradict the fractions, so that reading the program names them before any form runs."""
+
+
 @pytest.mark.parametrize("name", MUTATIONS)
 def test_a_program_of_other_semantics_is_caught(name: str, rich_run: Path, tmp_path: Path) -> None:
     run = runs.copied(rich_run, tmp_path / "run", qonnx=False)
@@ -217,6 +232,10 @@ def test_a_program_of_other_semantics_is_caught(name: str, rich_run: Path, tmp_p
     runs.replace_file(run, "program.npz", to_bytes(mutated))
     done = runs.lpgnas("verify", "--quiet", run)
     assert done.code == 1
+    if name in CAUGHT_BY_THE_PROOF:
+        assert "program.npz" in done.err
+        assert "but the fractions of its tensors make it" in done.err
+        return
     for form in ("numpy", "numba"):  # they run from the program; the files are still the old ones
         assert f"\n  {form} on small: " in done.err, done.err
     assert "codes differ" in done.err
@@ -319,7 +338,7 @@ def test_an_onnx_file_of_other_semantics_is_caught(name: str, rich_run: Path, tm
 def test_a_failed_verification_is_not_done(rich_run: Path, tmp_path: Path) -> None:
     run = runs.copied(rich_run, tmp_path / "run", qonnx=False)
     intact = (run / "program.npz").read_bytes()
-    mutated = reproved(MUTATIONS["row_normalize off"](load_program(run / "program.npz")))
+    mutated = reproved(MUTATIONS["max instead of sum"](load_program(run / "program.npz")))
     runs.replace_file(run, "program.npz", to_bytes(mutated))
     assert runs.lpgnas("verify", "--quiet", run).code == 1
     again = runs.lpgnas("run", "--quiet", "--out", run)
