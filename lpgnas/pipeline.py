@@ -34,7 +34,7 @@ from lpgnas.preparation import default_search_space, graph_fingerprint, prepare
 from lpgnas.program_file import load_program, to_bytes
 from lpgnas.progress import Progress
 from lpgnas.results import STAGES, read_file, read_record, read_text, sealed, sha256, write_atomic
-from lpgnas.search import (
+from lpgnas.strategy import (
     Candidate,
     Rung,
     SearchSettings,

@@ -12,7 +12,7 @@ from lpgnas.budget import Budget
 from lpgnas.cost_models.rows import GraphSize
 from lpgnas.cost_models.spec_cost import spec_cost
 from lpgnas.errors import ConfigError, InfeasibleBudget, LoweringError
-from lpgnas.search import (
+from lpgnas.strategy import (
     Candidate,
     Rung,
     SearchResult,
@@ -75,7 +75,7 @@ def test_a_resumed_search_trains_nothing_twice(monkeypatch: pytest.MonkeyPatch) 
     for known in (4, len(trials)):
         with monkeypatch.context() as patch:
             if known == len(trials):  # nothing is left to train
-                patch.delattr("lpgnas.search.train_model")
+                patch.delattr("lpgnas.strategy.train_model")
             done = {(specs[trial.candidate], trial.rung): trial for trial in trials[:known]}
             resumed, reported = searched(done)
         assert resumed == whole

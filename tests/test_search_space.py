@@ -15,7 +15,7 @@ from lpgnas.cost_models.rows import CostReport, GraphSize
 from lpgnas.cost_models.spec_cost import spec_cost
 from lpgnas.errors import ConfigError, InfeasibleBudget
 from lpgnas.number_formats import FormatChoice
-from lpgnas.search import draw_candidates
+from lpgnas.strategy import draw_candidates
 from lpgnas.search_space import SearchSpace
 from lpgnas.spec import ModelSpec
 
