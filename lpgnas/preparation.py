@@ -117,8 +117,9 @@ def default_search_space(graph: Graph) -> SearchSpace:
 
 
 def graph_fingerprint(graph: Graph) -> str:
-    """SHA-256 over edges, features and labels."""
+    """SHA-256 over edges, features, labels and the masks that came with them."""
     parts: list[np.ndarray] = [graph.edge_index]
     parts += [graph.x] if isinstance(graph.x, np.ndarray) else [graph.x.data, graph.x.indices, graph.x.indptr]
     parts += [] if graph.y is None else [graph.y]
+    parts += [] if graph.masks is None else [graph.masks.train, graph.masks.val, graph.masks.test]
     return sha256(b"".join(f"{p.shape}{p.dtype}".encode() + np.ascontiguousarray(p).tobytes() for p in parts))
