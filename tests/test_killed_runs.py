@@ -16,11 +16,7 @@ import pytest
 import runs
 
 import lpgnas
-from lpgnas.results import is_leftover, read_record, sha256
-
-STAGED = (*runs.REPEATABLE, "config.toml", "costs.csv")
-"""Files that are written once."""
-FINAL = (*STAGED, "candidates.csv")
+from lpgnas.results import is_leftover
 
 SERVER = """
 import os, signal, sys, time
@@ -44,24 +40,6 @@ for line in sys.stdin:
     print(os.waitstatus_to_exitcode(status), flush=True)
 """
 """Reads `seconds TAB arguments` lines: runs a command in a fork of itself, kills it then, and says its exit code."""
-
-
-def check_folder(folder: Path, whole: Path) -> None:
-    """Every file under its final name is complete: as that of the uninterrupted run, or a valid state before it."""
-    for path in folder.iterdir() if folder.exists() else ():
-        if path.name in STAGED:
-            assert path.read_bytes() == (whole / path.name).read_bytes(), path
-        elif path.name == "candidates.csv":
-            rows = path.read_bytes()
-            assert rows.endswith(b"\n")
-            assert (whole / path.name).read_bytes().startswith(rows)
-        elif path.name == "record.json":
-            for stage in read_record(path)["stages"].values():
-                assert {name: sha256((folder / name).read_bytes()) for name in stage["files"]} == stage["files"]
-        elif path.name == "report.md":
-            assert path.read_text().endswith("\n")
-        else:
-            assert is_leftover(path), path
 
 
 @contextmanager
@@ -91,10 +69,10 @@ def test_a_run_killed_at_four_moments(small_run: Path, small_npz: Path, tmp_path
             process.stdin.write("\t".join((str(seconds), *arguments, "--quiet")) + "\n")
             process.stdin.flush()
             codes.append(int(process.stdout.readline()))
-            check_folder(tmp_path / "run", small_run)
+            runs.check_whole(tmp_path / "run", small_run)
         process.stdin.close()
     assert codes == [-9] * 4 + [0]
-    assert runs.bytes_of(tmp_path / "run", FINAL) == runs.bytes_of(small_run, FINAL)
+    assert runs.bytes_of(tmp_path / "run", runs.FINAL) == runs.bytes_of(small_run, runs.FINAL)
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == sorted(runs.FILES)
 
 
@@ -157,12 +135,12 @@ def test_runs_killed_at_fifty_moments(small_npz: Path, tmp_path: Path) -> None:
             aimed = bool(rng.random() < 0.7)  # most of the time goes by with imports and verification
             seconds = float(rng.uniform(0, writing if aimed else duration))
             died = killed(command_of(small_npz, folder), seconds, at_work=aimed)
-            check_folder(folder, whole)
+            runs.check_whole(folder, whole)
             kills += died
             if not died:
                 break
             if kills == 50:
                 assert not killed(command_of(small_npz, folder), 600.0, at_work=False)
                 break
-        assert runs.bytes_of(folder, FINAL) == runs.bytes_of(whole, FINAL)
+        assert runs.bytes_of(folder, runs.FINAL) == runs.bytes_of(whole, runs.FINAL)
         assert sorted(path.name for path in folder.iterdir()) == sorted(runs.FILES)
