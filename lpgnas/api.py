@@ -92,9 +92,7 @@ class RunResult:
         return self
 
     def _through(self, last: str) -> RunResult:
-        for stage in STAGES[: STAGES.index(last) + 1]:
-            if not self._run.is_done(stage):
-                self._run.run_stage(stage)
+        self._run.run_all(last)
         return self
 
     @property
@@ -174,7 +172,7 @@ def search(
     graph = given if isinstance(given, Graph) else None
     named = {"dataset": given if isinstance(given, str) else GRAPH, "seed": seed}
     config = RunConfig.of({**named, **_options(options, budget)}).located(Path.cwd())
-    folder = Path(out) if out is not None else Path(tempfile.mkdtemp(prefix="lpgnas-"))
+    folder = Path(out).absolute() if out is not None else Path(tempfile.mkdtemp(prefix="lpgnas-"))
     try:
         made = RunResult(_run(folder, config, graph, data_root, progress=progress))
         made._through("search")
@@ -244,7 +242,7 @@ def open_run(
         >>> import lpgnas
         >>> lpgnas.open_run("runs/cora").verify().report()  # doctest: +SKIP
     """
-    return RunResult(_run(Path(folder), None, None, data_root, progress=progress))
+    return RunResult(_run(Path(folder).absolute(), None, None, data_root, progress=progress))
 
 
 def _run(

@@ -185,13 +185,13 @@ class Run:
 
     # --- stages ---
 
-    def run_all(self) -> None:
-        """Every stage that is not done yet, in order.
+    def run_all(self, last: str = STAGES[-1]) -> None:
+        """Every stage up to `last` that is not done yet, in order.
 
         Raises:
             CheckFailed: the forms of the model disagree.
         """
-        for stage in STAGES:
+        for stage in STAGES[: STAGES.index(last) + 1]:
             if not self.is_done(stage):
                 self.run_stage(stage)
 

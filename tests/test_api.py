@@ -41,9 +41,10 @@ def test_a_run_is_that_of_the_command_line(
     assert runs.bytes_of(result.folder) == runs.bytes_of(small_run)
     monkeypatch.chdir(tmp_path)  # its relative path is still found
     again = lpgnas.open_run("run")
+    monkeypatch.chdir(small_npz.parent)
     assert again.spec == result.spec
     assert again.program.num_classes == runs.CLASSES
-    assert repr(again) == "<RunResult in 'run': search, train, lower, export done>"
+    assert repr(again) == f"<RunResult in '{tmp_path / 'run'}': search, train, lower, export done>"
 
 
 def test_a_finished_run_is_opened_and_left_alone(small_run: Path, tmp_path: Path) -> None:
