@@ -1,6 +1,37 @@
 """lpgnas: search, train and deploy low-precision graph neural networks, bit-true from PyTorch to ONNX.
 
-The package imports lazily: a machine without torch can run, check and export an integer program.
+`search`, `run` and `open_run` are the command line's stages as Python calls; see `lpgnas.api`. The package imports
+lazily: a machine without torch can run, check and export an integer program.
 """
 
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from lpgnas.api import RunResult, open_run, run, search
+    from lpgnas.budget import Budget
+    from lpgnas.graph import Graph
+
+__all__ = ["Budget", "Graph", "RunResult", "__version__", "open_run", "run", "search"]
 __version__ = "0.1.0"
+
+_HOMES = {
+    "Budget": "lpgnas.budget",
+    "Graph": "lpgnas.graph",
+    "RunResult": "lpgnas.api",
+    "open_run": "lpgnas.api",
+    "run": "lpgnas.api",
+    "search": "lpgnas.api",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'lpgnas' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -5,9 +5,13 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, fields
 from fractions import Fraction
+from operator import index
+from typing import SupportsIndex, TypeAlias
 
 from lpgnas.errors import ConfigError
 
+Size: TypeAlias = str | SupportsIndex
+"""A text such as `3KiB`, or a whole number of bits."""
 _UNITS = {"B": 8, "KiB": 8 << 10, "MiB": 8 << 20, "GiB": 8 << 30}
 _SIZE = re.compile(r"\s*([+-]?[0-9]{1,20}(?:\.[0-9]{1,20})?)\s*([A-Za-z]*)\s*", re.ASCII)
 
@@ -37,9 +41,34 @@ def format_bits(bits: int) -> str:
     return f"{value:.3f}".rstrip("0").rstrip(".") + f" {unit}"
 
 
-@dataclass(frozen=True)
+def size_text(bits: int) -> str:
+    """The text of exactly `bits`, in the largest unit that divides it; `parse_size` reads it back."""
+    for unit in ("GiB", "MiB", "KiB"):
+        if bits % _UNITS[unit] == 0:
+            return f"{bits // _UNITS[unit]}{unit}"
+    eighths = f".{bits % 8 * 125:03d}".rstrip("0").rstrip(".")
+    return f"{bits // 8}{eighths}B"
+
+
+def _limit(size: Size | None, what: str) -> int | None:
+    if size is None or isinstance(size, str):
+        return None if size is None else parse_size(size, what)
+    try:
+        bits = index(size)
+    except TypeError as error:
+        raise ConfigError(f"{what}: {size!r} is neither a size such as '3KiB' nor a whole number of bits") from error
+    if bits <= 0:
+        raise ConfigError(f"{what}: {bits} bits is not a positive size")
+    return bits
+
+
+@dataclass(frozen=True, init=False)
 class Budget:
-    """Upper limits in bits, None where there is none; definitions of the sizes in `lpgnas.cost_models`.
+    """Upper limits, in bits; None where there is none. Definitions of the sizes are in `lpgnas.cost_models`.
+
+    Example:
+        >>> Budget(weights="3KiB", buffers="60KiB").weight_bits
+        24576
 
     Attributes:
         weight_bits: packed weights, biases, tables, shifts.
@@ -47,9 +76,24 @@ class Budget:
         peak_bits: most that is alive at once, input and output included.
     """
 
-    weight_bits: int | None = None
-    buffer_bits: int | None = None
-    peak_bits: int | None = None
+    weight_bits: int | None
+    buffer_bits: int | None
+    peak_bits: int | None
+
+    def __init__(
+        self,
+        weights: Size | None = None,
+        buffers: Size | None = None,
+        peak: Size | None = None,
+    ) -> None:
+        """Limits as texts such as `3KiB`, or as whole numbers of bits; None leaves a size free.
+
+        Raises:
+            ConfigError: not a size, or not a positive one.
+        """
+        object.__setattr__(self, "weight_bits", _limit(weights, "weight budget"))
+        object.__setattr__(self, "buffer_bits", _limit(buffers, "buffer budget"))
+        object.__setattr__(self, "peak_bits", _limit(peak, "peak budget"))
 
     @classmethod
     def parse(cls, weights: str | None = None, buffers: str | None = None, peak: str | None = None) -> Budget:
@@ -58,11 +102,7 @@ class Budget:
         Raises:
             ConfigError: as `parse_size`.
         """
-        return cls(
-            weight_bits=None if weights is None else parse_size(weights, "weight budget"),
-            buffer_bits=None if buffers is None else parse_size(buffers, "buffer budget"),
-            peak_bits=None if peak is None else parse_size(peak, "peak budget"),
-        )
+        return cls(weights, buffers, peak)
 
     def allows(self, *, weight_bits: int, buffer_bits: int, peak_bits: int) -> bool:
         """Whether sizes in bits are within every limit."""

@@ -135,13 +135,13 @@ def _config(options: argparse.Namespace) -> RunConfig | None:
         if given.get(name) == "":
             raise ConfigError(f"--{name.replace('_', '-')} is empty; write a size such as 3KiB")
     if options.config is not None:
-        base = RunConfig.from_toml(read_text(options.config))
-        return RunConfig(**{**base.__dict__, **given})
+        base = RunConfig.from_toml(read_text(options.config)).located(options.config.parent)
+        return RunConfig(**{**base.__dict__, **given}).located(Path.cwd())
     if not given:
         return None
     if "dataset" not in given:
         raise ConfigError("--dataset is missing; `lpgnas datasets` lists the names")
-    return RunConfig(**given)
+    return RunConfig(**given).located(Path.cwd())
 
 
 def _open(options: argparse.Namespace, folder: Path, config: RunConfig | None = None) -> Run:
@@ -151,21 +151,15 @@ def _open(options: argparse.Namespace, folder: Path, config: RunConfig | None = 
     return Run(folder, config, options.data_root, standard_error(quiet=options.quiet))
 
 
-def _write_report(folder: Path) -> str:
-    from lpgnas.report import run_report
-
-    text = run_report(folder)
-    write_atomic(folder / "report.md", text)
-    return text
-
-
 def _run(options: argparse.Namespace) -> None:
+    from lpgnas.report import write_report
+
     run = _open(options, options.out, _config(options))
     try:
         run.run_all()
     finally:
         if (options.out / "record.json").exists():
-            text = _write_report(options.out)
+            text = write_report(options.out)
     sys.stdout.write(text)
 
 
@@ -238,7 +232,9 @@ def _cost(options: argparse.Namespace) -> None:
 
 
 def _report(options: argparse.Namespace) -> None:
-    sys.stdout.write(_write_report(options.run))
+    from lpgnas.report import write_report
+
+    sys.stdout.write(write_report(options.run))
 
 
 def _datasets(options: argparse.Namespace) -> None:

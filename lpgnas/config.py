@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import re
 import tomllib
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any
 
 from lpgnas.budget import Budget
 from lpgnas.errors import ConfigError
@@ -18,7 +21,8 @@ class RunConfig:
     """Everything that decides what a run computes.
 
     Attributes:
-        dataset: a name of `lpgnas datasets`, or a path to a graph in `.npz`.
+        dataset: a name of `lpgnas datasets`, or a path to a graph in `.npz`; a relative one is relative to the file
+            that holds the config.
         protocol: the split, `default` for the dataset's own.
         split_seed: seed of a drawn split.
         inductive: whether validation and test nodes are absent in training.
@@ -35,7 +39,7 @@ class RunConfig:
         max_degree: most incoming edges that the program is proved for; 0 chooses from the graph.
         reference_seeds: trainings of the full-precision GCN-16 for the report.
         threads: of torch.
-        spec: path of a `spec.json` to train instead of a searched one, or empty.
+        spec: path of a `spec.json` to train instead of a searched one, or empty; relative as `dataset`.
     """
 
     dataset: str
@@ -96,16 +100,32 @@ class RunConfig:
             raw = tomllib.loads(text)
         except tomllib.TOMLDecodeError as error:
             raise ConfigError(f"the config is not TOML: {error}") from error
-        known = {item.name: item.type for item in fields(cls)}
-        unknown = sorted(set(raw) - set(known))
-        if unknown:
-            raise ConfigError(f"unknown keys in the config: {', '.join(unknown)}; known: {', '.join(known)}")
         if "dataset" not in raw:
             raise ConfigError("the config lacks the key 'dataset'")
-        for name, value in raw.items():
+        return cls.of(raw)
+
+    @classmethod
+    def of(cls, options: Mapping[str, Any]) -> RunConfig:
+        """The config of options by name.
+
+        Raises:
+            ConfigError: an unknown option, or a value of the wrong type or range.
+        """
+        known = {item.name: item.type for item in fields(cls)}
+        unknown = sorted(set(options) - set(known))
+        if unknown:
+            raise ConfigError(f"unknown keys in the config: {', '.join(unknown)}; known: {', '.join(known)}")
+        for name, value in options.items():
             if type(value).__name__ != known[name]:
                 raise ConfigError(f"config key {name} must be of type {known[name]}, got {value!r}")
-        return cls(**raw)
+        return cls(**options)
+
+    def located(self, folder: Path) -> RunConfig:
+        """The same with relative paths taken from `folder`."""
+        spec = str(folder.absolute() / self.spec) if self.spec else ""
+        if not self.dataset.endswith(".npz"):
+            return replace(self, spec=spec)
+        return replace(self, dataset=str(folder.absolute() / self.dataset), spec=spec)
 
 
 def _toml_string(text: str) -> str:

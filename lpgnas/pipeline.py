@@ -33,8 +33,21 @@ from lpgnas.model_file import model_bytes, model_from_bytes
 from lpgnas.preparation import default_search_space, graph_fingerprint, prepare
 from lpgnas.program_file import load_program, to_bytes
 from lpgnas.progress import Progress
-from lpgnas.results import RECORD_VERSION, STAGES, read_file, read_record, read_text, sealed, sha256, write_atomic
-from lpgnas.search import (
+from lpgnas.results import (
+    RECORD_VERSION,
+    STAGES,
+    is_leftover,
+    read_file,
+    read_record,
+    read_text,
+    remove_leftovers,
+    sealed,
+    sha256,
+    write_atomic,
+)
+from lpgnas.search_space import SearchSpace
+from lpgnas.spec import ModelSpec
+from lpgnas.strategy import (
     Candidate,
     Rung,
     SearchSettings,
@@ -46,8 +59,6 @@ from lpgnas.search import (
     search_random,
     selection_score,
 )
-from lpgnas.search_space import SearchSpace
-from lpgnas.spec import ModelSpec
 from lpgnas.training import TrainedModel, TrainingSettings, gcn_spec, soft_labels, train_model
 from lpgnas.trials import TrialTable
 from lpgnas.verification import Comparison, Form, forms_of, unseen_graphs, verify_forms
@@ -57,6 +68,8 @@ MODEL, PROGRAM, COSTS = "model.safetensors", "program.npz", "costs.csv"
 ONNX_INT, QONNX = "model.int.onnx", "model.qonnx.onnx"
 REFERENCE_RATES = (0.01, 0.03)
 """Learning rates that the full-precision references choose from: Kipf & Welling's (2017), and that of the search."""
+GRAPH = "graph.npz"
+"""Of a run on a graph that was not a file."""
 
 
 class Run:
@@ -67,6 +80,7 @@ class Run:
         config: what to compute, or None to take the folder's own.
         data_root: where graphs are.
         stream: where progress goes, or None.
+        graph_file: the graph that the config calls `graph.npz`, to be kept in the folder; None if it is there.
 
     Raises:
         RunFolderError: the folder belongs to another run, or has no config and none is given.
@@ -75,31 +89,50 @@ class Run:
     """
 
     def __init__(
-        self, folder: Path, config: RunConfig | None = None, data_root: Path | None = None, stream: TextIO | None = None
+        self,
+        folder: Path,
+        config: RunConfig | None = None,
+        data_root: Path | None = None,
+        stream: TextIO | None = None,
+        graph_file: Path | None = None,
     ) -> None:
         self.folder = folder
         self._stream = stream
-        stored = folder / CONFIG
-        if stored.exists():
-            self._check_files("search", only=CONFIG)
-            kept = RunConfig.from_toml(read_text(stored))
-            if config is not None and config != kept:
-                changed = [f.name for f in fields(kept) if getattr(kept, f.name) != getattr(config, f.name)]
-                raise RunFolderError(
-                    f"{folder} holds another run: {', '.join(changed)} differ; choose another folder with --out"
-                )
-            config = kept
-        elif config is None:
-            raise RunFolderError(f"{folder} is not a run folder: it has no {CONFIG}; make one with lpgnas run --out")
-        elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise RunFolderError(f"{folder} exists and is not a run folder; choose another with --out")
+        config = self._owned_config(config)
         self.config = config
         torch.set_num_threads(config.threads)
-        self.prepared = prepare(config, data_root)
+        located = config.located(folder)
+        self._graph_file = read_file(graph_file) if graph_file is not None else None
+        if graph_file is not None:
+            kept = folder / GRAPH
+            if kept.exists() and read_file(kept) != self._graph_file:
+                raise RunFolderError(f"{folder} holds a run on another graph; choose another folder with --out")
+            located = replace(located, dataset=str(graph_file))
+        self._spec_file = Path(located.spec)
+        self.prepared = prepare(located, data_root)
         made_on = self.record().get("dataset", {}).get("graph_sha256")
         if made_on not in (None, graph_fingerprint(self.prepared.graph)):
             raise CheckFailed(f"the graph {self.prepared.graph.name} is not the one that {folder} was made on")
         self._teacher: Tensor | None = None
+        remove_leftovers(folder)
+
+    def _owned_config(self, config: RunConfig | None) -> RunConfig:
+        """The folder's config, which the given one must be; or the given one for a new folder."""
+        folder = self.folder
+        if (folder / CONFIG).exists():
+            self._check_files("search", only=CONFIG)
+            kept = RunConfig.from_toml(read_text(folder / CONFIG))
+            if config is not None and config.located(folder) != kept.located(folder):
+                changed = [f.name for f in fields(kept) if getattr(kept, f.name) != getattr(config, f.name)]
+                raise RunFolderError(
+                    f"{folder} holds another run: {', '.join(changed)} differ; choose another folder with --out"
+                )
+            return kept
+        if config is None:
+            raise RunFolderError(f"{folder} is not a run folder: it has no {CONFIG}; make one with lpgnas run --out")
+        if folder.exists() and (not folder.is_dir() or not all(map(is_leftover, folder.iterdir()))):
+            raise RunFolderError(f"{folder} exists and is not a run folder; choose another with --out")
+        return config
 
     # --- record ---
 
@@ -155,13 +188,13 @@ class Run:
 
     # --- stages ---
 
-    def run_all(self) -> None:
-        """Every stage that is not done yet, in order.
+    def run_all(self, last: str = STAGES[-1]) -> None:
+        """Every stage up to `last` that is not done yet, in order.
 
         Raises:
             CheckFailed: the forms of the model disagree.
         """
-        for stage in STAGES:
+        for stage in STAGES[: STAGES.index(last) + 1]:
             if not self.is_done(stage):
                 self.run_stage(stage)
 
@@ -236,14 +269,14 @@ class Run:
         started = time.monotonic()
         if self.config.spec:
             spec = self._given_spec()
-            files = self._save(CONFIG, self.config.to_toml()) | self._save(SPEC, spec.to_json())
+            files = self._save_inputs() | self._save(SPEC, spec.to_json())
             self._finish("search", files, started, steps=0)
             return
         settings = SearchSettings(candidates=self.config.candidates, rungs=_rungs(self.config.epochs))
         space, budget = self.space(), self.config.budget()
         # an infeasible budget is refused before the first file is written
         draw_candidates(space, budget, self.prepared.size, 1, self.config.seed)
-        files = self._save(CONFIG, self.config.to_toml())
+        files = self._save_inputs()
         self._drop_changed_trials()
         table = TrialTable(self.folder / CANDIDATES)
         progress = Progress("search", settings.steps(), self._stream)
@@ -264,6 +297,13 @@ class Run:
             "search", files, started, steps=result.steps, space_size=str(space.size()), winner=result.best.number
         )
 
+    def _save_inputs(self) -> dict[str, str]:
+        """Keep what the run starts from: its config, and a graph that came without a file of its own."""
+        files = self._save(CONFIG, self.config.to_toml())
+        if self.config.dataset == GRAPH:
+            files |= self._save(GRAPH, self._graph_file or read_file(self.folder / GRAPH))
+        return files
+
     def _drop_changed_trials(self) -> None:
         """Delete trials that a finished search did not write: they would decide another one."""
         digest = self.record()["stages"].get("search", {}).get("files", {}).get(CANDIDATES)
@@ -272,7 +312,7 @@ class Run:
             path.unlink()
 
     def _given_spec(self) -> ModelSpec:
-        spec = ModelSpec.from_json(read_text(Path(self.config.spec)))
+        spec = ModelSpec.from_json(read_text(self._spec_file))
         graph = self.prepared.graph
         if (spec.num_features, spec.num_classes) != (graph.num_features, graph.num_classes):
             raise SpecError(

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lpgnas.budget import Budget, format_bits
-from lpgnas.results import STAGES, read_record, read_text
+from lpgnas.results import STAGES, read_record, read_text, write_atomic
 from lpgnas.spec import ModelSpec
 
 
@@ -39,6 +39,17 @@ def run_report(folder: Path) -> str:
         parts += ["## Candidates\n", _candidates(folder)]
     parts += ["## Stages\n", _stages(stages)]
     return "\n".join(parts)
+
+
+def write_report(folder: Path) -> str:
+    """Write the report of a run into its folder, and return it.
+
+    Raises:
+        RunFolderError, CheckFailed: as `run_report`, or the folder cannot be written.
+    """
+    text = run_report(folder)
+    write_atomic(folder / "report.md", text)
+    return text
 
 
 def _percent(value: float) -> str:

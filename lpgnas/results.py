@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import tempfile
 from contextlib import suppress
 from pathlib import Path
@@ -12,9 +13,17 @@ from typing import Any
 
 from lpgnas.errors import CheckFailed, RunFolderError
 
+fcntl: Any
+try:
+    import fcntl
+except ImportError:  # not on Windows
+    fcntl = None
+
 STAGES = ("search", "train", "lower", "export", "verify", "evaluate")
 """Of a run, in their order; each needs the ones before it."""
 SEAL = "record_sha256"
+_SUFFIX = ".lpgnas-tmp"
+_LEFTOVER = re.compile(rf"\..+\.[a-z0-9_]{{8}}{re.escape(_SUFFIX)}")
 
 
 RECORD_VERSION = 1
@@ -27,23 +36,62 @@ def write_atomic(path: Path, content: bytes | str) -> str:
         RunFolderError: the folder cannot be written (read-only, full, a file in the way).
     """
     data = content.encode() if isinstance(content, str) else content
-    temporary: str | None = None
+    made: list[Path] = []
+    temporary: Path | None = None
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        for folder in reversed([path.parent, *path.parent.parents]):
+            if not folder.exists():
+                folder.mkdir(exist_ok=True)
+                made.append(folder)
+        handle, temporary = _locked_temporary(path)
         with os.fdopen(handle, "wb") as stream:
             stream.write(data)
             stream.flush()
             os.fsync(stream.fileno())
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
+            temporary.chmod(0o644)
+            temporary.replace(path)
+        made.clear()
     except OSError as error:
         raise RunFolderError(f"cannot write {path}: {error.strerror or error}; choose a folder with room") from error
     finally:
-        if temporary is not None:  # renamed away unless something failed, an interrupt included
-            with suppress(OSError):
-                Path(temporary).unlink(missing_ok=True)
+        with suppress(OSError):  # renamed away unless something failed, an interrupt included
+            if temporary is not None:
+                temporary.unlink(missing_ok=True)
+            for folder in reversed(made):
+                folder.rmdir()
     return hashlib.sha256(data).hexdigest()
+
+
+def _locked_temporary(path: Path) -> tuple[int, Path]:
+    """A new file beside `path` that is locked as long as its handle is open: even a killed process lets it go."""
+    while True:
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=_SUFFIX)
+        if fcntl is None:
+            return handle, Path(name)
+        with suppress(OSError):  # a file system without locks: its leftovers stay
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        if os.fstat(handle).st_nlink:
+            return handle, Path(name)
+        os.close(handle)  # taken for a leftover before it was locked
+
+
+def is_leftover(path: Path) -> bool:
+    """Whether `path` is named like a file that `write_atomic` had not renamed yet."""
+    return _LEFTOVER.fullmatch(path.name) is not None
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Delete what killed processes left in `folder`; files that a living one is writing are locked, and stay."""
+    if fcntl is None or not folder.is_dir():
+        return
+    for path in filter(is_leftover, folder.iterdir()):
+        with suppress(OSError):
+            handle = os.open(path, os.O_RDWR | os.O_NOFOLLOW)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                path.unlink(missing_ok=True)
+            finally:
+                os.close(handle)
 
 
 def read_file(path: Path) -> bytes:

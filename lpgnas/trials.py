@@ -8,8 +8,8 @@ from pathlib import Path
 
 from lpgnas.errors import LpgnasError, RunFolderError
 from lpgnas.results import read_text, write_atomic
-from lpgnas.search import Candidate, Trial
 from lpgnas.spec import ModelSpec
+from lpgnas.strategy import Candidate, Trial
 
 
 class TrialTable:

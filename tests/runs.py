@@ -21,7 +21,7 @@ from lpgnas.components import Component
 from lpgnas.datasets import graph_to_npz
 from lpgnas.graph import Graph
 from lpgnas.number_formats import FIXED1, FormatChoice
-from lpgnas.results import sealed
+from lpgnas.results import is_leftover, read_record, sealed, sha256
 from lpgnas.spec import LayerSpec, ModelSpec, required_components
 
 ROOT = Path(__file__).parents[1]
@@ -32,6 +32,10 @@ BUDGETS = ("--weight-budget", "400B", "--buffer-budget", "3KiB", "--peak-budget"
 REPEATABLE = ("spec.json", "program.npz", "model.int.onnx", "model.qonnx.onnx", "model.safetensors")
 """Files that one seed repeats to the byte."""
 FILES = (*REPEATABLE, "candidates.csv", "config.toml", "costs.csv", "record.json", "report.md")
+
+STAGED = (*REPEATABLE, "config.toml", "costs.csv")
+"""Files that a stage writes once."""
+FINAL = (*STAGED, "candidates.csv")
 
 
 @dataclass(frozen=True)
@@ -146,3 +150,21 @@ def replace_file(run: Path, name: str, content: bytes) -> None:
 def bytes_of(run: Path, names: tuple[str, ...] = REPEATABLE) -> dict[str, bytes]:
     """The contents of files of a run folder."""
     return {name: (run / name).read_bytes() for name in names}
+
+
+def check_whole(run: Path, uninterrupted: Path) -> None:
+    """Every file under its final name is complete: that of the uninterrupted run, or a valid state on the way to it."""
+    for path in run.iterdir() if run.exists() else ():
+        if path.name in STAGED:
+            assert path.read_bytes() == (uninterrupted / path.name).read_bytes(), path
+        elif path.name == "candidates.csv":
+            rows = path.read_bytes()
+            assert rows.endswith(b"\n")
+            assert (uninterrupted / path.name).read_bytes().startswith(rows)
+        elif path.name == "record.json":
+            for stage in read_record(path)["stages"].values():
+                assert {name: sha256((run / name).read_bytes()) for name in stage["files"]} == stage["files"]
+        elif path.name == "report.md":
+            assert path.read_text().endswith("\n")
+        else:
+            assert is_leftover(path), path

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
 import pytest
 
-from lpgnas.budget import Budget, format_bits, parse_size
+from lpgnas.budget import Budget, format_bits, parse_size, size_text
 from lpgnas.errors import ConfigError
 
 
@@ -60,14 +63,36 @@ def test_bits_for_people(bits: int, text: str) -> None:
     assert format_bits(bits) == text
 
 
+@pytest.mark.parametrize(
+    ("bits", "text"), [(1, "0.125B"), (12_001, "1500.125B"), (20, "2.5B"), (24_576, "3KiB"), (8 << 30, "1GiB")]
+)
+def test_texts_of_exact_bits(bits: int, text: str) -> None:
+    assert size_text(bits) == text
+    assert parse_size(text) == bits
+
+
+def test_budgets_of_texts_and_of_bits() -> None:
+    assert Budget(weights="3KiB", buffers="60KiB") == Budget.parse("3KiB", "60KiB") == Budget(24_576, np.int64(491_520))
+    assert Budget(peak=7).peak_bits == 7
+    wrong: Any
+    for wrong, message in (
+        ("3 parsecs", "peak budget: cannot read '3 parsecs'"),
+        (0, "peak budget: 0 bits is not a positive size"),
+        (-8, "peak budget: -8 bits is not"),
+        (3.5, "peak budget: 3.5 is neither a size such as '3KiB' nor a whole number of bits"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            Budget(peak=wrong)
+
+
 def test_limits_are_inclusive_and_separate() -> None:
     budget = Budget.parse("1KiB", None, "2B")
-    assert budget == Budget(weight_bits=8192, buffer_bits=None, peak_bits=16)
+    assert budget == Budget(weights=8192, buffers=None, peak=16)
     assert budget.allows(weight_bits=8192, buffer_bits=1 << 60, peak_bits=16)
     assert budget.excess(weight_bits=8193, buffer_bits=0, peak_bits=16) == ("weight_bits",)
     assert budget.excess(weight_bits=8193, buffer_bits=0, peak_bits=17) == ("weight_bits", "peak_bits")
     assert not budget.allows(weight_bits=0, buffer_bits=0, peak_bits=17)
-    assert Budget(buffer_bits=7).excess(weight_bits=9, buffer_bits=8, peak_bits=9) == ("buffer_bits",)
+    assert Budget(buffers=7).excess(weight_bits=9, buffer_bits=8, peak_bits=9) == ("buffer_bits",)
     assert str(budget) == "weights 1 KiB, peak 2 B"
     assert str(Budget()) == "unlimited"
     assert Budget().allows(weight_bits=1 << 80, buffer_bits=1 << 80, peak_bits=1 << 80)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -129,6 +131,31 @@ def test_a_process_of_its_own(small_run: Path, small_npz: Path, tmp_path: Path) 
     refused = runs.python("-m", "lpgnas.cli", "report", tmp_path)
     assert refused.returncode == 2
     assert refused.stderr == f"RunFolderError: cannot read {tmp_path / 'record.json'}: No such file or directory\n"
+
+
+def test_every_option_is_a_flag_and_a_key(small_npz: Path, tmp_path: Path) -> None:
+    keys = {name.replace("_", "-") for name in RunConfig("cora").__dict__}
+    for command in ("run", "search"):
+        flags = set(re.findall(r"--([a-z-]+)", runs.lpgnas(command, "--help").out.split("options:")[1]))
+        flags -= {"help", "config", "out", "data-root", "quiet"}  # of where things are, not of what is computed
+        assert flags == keys | {"no-inductive", "no-distillation"}
+
+
+def test_relative_paths_are_kept_whole(small_npz: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "configs").mkdir()
+    shutil.copy(small_npz, tmp_path / "configs/graph.npz")
+    (tmp_path / "configs/spec.json").write_text(runs.rich_spec().to_json())
+    config = RunConfig("graph.npz", spec="spec.json", epochs=5)
+    (tmp_path / "configs/run.toml").write_text(config.to_toml())
+    monkeypatch.chdir(tmp_path)
+    options = ("--quiet", "--dataset", "configs/graph.npz", "--spec", "configs/spec.json", "--epochs", 5)
+    assert runs.lpgnas("search", *options, "--out", "flags").code == 0
+    monkeypatch.chdir(tmp_path / "flags")
+    assert runs.lpgnas("search", "--quiet", "--config", "../configs/run.toml", "--out", "../file").code == 0
+    kept = RunConfig.from_toml(Path("config.toml").read_text())
+    assert kept.located(Path("elsewhere")) == kept == config.located(tmp_path / "configs")
+    assert runs.lpgnas("search", "--quiet", "--out", ".").code == 0  # found again from another folder
+    assert runs.lpgnas("search", "--quiet", "--config", tmp_path / "configs/run.toml", "--out", ".").code == 0
 
 
 # --- bad input ---

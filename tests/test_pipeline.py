@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import math
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import runs
-from numpy.lib.npyio import NpzFile
+from counting import counted_bits, header_of
 
 from lpgnas.budget import parse_size
 from lpgnas.config import RunConfig
@@ -33,14 +32,6 @@ def config_of(run: Path) -> RunConfig:
 def record_of(run: Path) -> dict[str, Any]:
     content: dict[str, Any] = json.loads((run / "record.json").read_text())
     return content
-
-
-def header_of(run: Path) -> dict[str, Any]:
-    archive = np.load(run / "program.npz")
-    assert isinstance(archive, NpzFile)
-    with archive:
-        header: dict[str, Any] = json.loads(archive["header"].tobytes())
-    return header
 
 
 def test_a_run_leaves_every_file(small_run: Path) -> None:
@@ -79,7 +70,8 @@ def test_accuracies_are_those_of_the_program(small_run: Path, small_npz: Path, t
     assert done.code == 0, done.err
     with np.load(tmp_path / "out.npz") as prediction:
         codes, logits, classes = (prediction[name] for name in ("codes", "logits", "classes"))
-    fraction = next(one["fraction"] for one in header_of(small_run)["tensors"] if one["name"] == "logits")
+    header = header_of(small_run / "program.npz")
+    fraction = next(one["fraction"] for one in header["tensors"] if one["name"] == "logits")
     assert np.array_equal(logits, (codes * 2.0**-fraction).astype(np.float32))
     assert np.array_equal(classes, codes.argmax(axis=1))
     right = int((classes == runs.small_graph().y).sum())
@@ -99,34 +91,13 @@ def test_budgets_hold_by_the_cost_model(small_run: Path) -> None:
         assert lowered[name] == getattr(cost, name)
 
 
-def counted_bits(header: dict[str, Any], nodes: int) -> dict[str, int]:
-    """Weights, buffers and peak of a program, counted from the header of its file alone."""
-    weights = sum(math.prod(array["shape"]) * array["bits"] for array in header["arrays"]) + 2 * 8
-    columns = {one["name"]: one["columns"] * one["bits"] for one in (header["input"], *header["tensors"])}
-    touched: dict[str, list[int]] = {"x": [0]}
-    for step, operation in enumerate(header["operations"]):
-        if operation["op"] == "transform":
-            weights += 8
-        if operation["op"] == "aggregate":  # term, bias and result; shortcut and score; and the clamp
-            weights += 8 * (3 + (operation["shortcut"] is not None) + (operation["table"] is not None)) + 16
-        fields = ("input", "output", "source_output", "target_output", "source_scores", "target_scores", "shortcut")
-        for field in fields:
-            if operation.get(field) is not None:
-                touched.setdefault(operation[field], []).append(step)
-    touched[header["output"]].append(len(header["operations"]) - 1)
-    alive = [
-        sum(columns[name] for name, steps in touched.items() if min(steps) <= step <= max(steps))
-        for step in range(len(header["operations"]))
-    ]
-    buffers = sum(bits for name, bits in columns.items() if name not in ("x", header["output"]))
-    return {"weight_bits": weights, "buffer_bits": nodes * buffers, "peak_bits": nodes * max(alive)}
-
-
 def test_budgets_hold_when_counted_from_the_file(small_run: Path, rich_run: Path) -> None:
     for run in (small_run, rich_run):
-        counted, recorded = counted_bits(header_of(run), runs.NODES), record_of(run)["stages"]["lower"]
+        counted = counted_bits(header_of(run / "program.npz"), runs.NODES)
+        recorded = record_of(run)["stages"]["lower"]
         assert counted == {name: recorded[name] for name in LIMITS}
-    assert all(bits <= LIMITS[name] for name, bits in counted_bits(header_of(small_run), runs.NODES).items())
+    counted = counted_bits(header_of(small_run / "program.npz"), runs.NODES)
+    assert all(counted[name] <= limit for name, limit in LIMITS.items())
 
 
 def test_every_candidate_fits(small_run: Path) -> None:
@@ -167,9 +138,7 @@ def test_a_run_that_stopped_after_a_stage_resumes(last: int, small_run: Path, tm
         new_run(small_run, folder).run_stage(stage)
     made = {path: path.stat().st_mtime_ns for path in folder.iterdir() if path.name != "record.json"}
     resumed = new_run(small_run, folder)
-    for stage in STAGES[:4]:
-        if not resumed.is_done(stage):
-            resumed.run_stage(stage)
+    resumed.run_all("export")
     assert runs.bytes_of(folder) == runs.bytes_of(small_run)
     assert {path: path.stat().st_mtime_ns for path in made} == made
 

@@ -9,8 +9,19 @@ from pathlib import Path
 
 import pytest
 
+from lpgnas import results
 from lpgnas.errors import CheckFailed, RunFolderError
-from lpgnas.results import read_file, read_json, read_record, read_text, sealed, to_json, write_atomic
+from lpgnas.results import (
+    is_leftover,
+    read_file,
+    read_json,
+    read_record,
+    read_text,
+    remove_leftovers,
+    sealed,
+    to_json,
+    write_atomic,
+)
 
 
 def names(folder: Path) -> list[str]:
@@ -55,6 +66,59 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     with pytest.raises(RunFolderError, match="cannot write"):
         write_atomic(tmp_path / "folder", "text")
     assert names(tmp_path) == ["file", "folder"]
+
+
+def test_a_write_that_fails_takes_its_new_folders_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(handle: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    (tmp_path / "there").mkdir()
+    for path in (tmp_path / "new/folder/file.txt", tmp_path / "there/file.txt"):
+        with pytest.raises(RunFolderError, match="No space left on device"):
+            write_atomic(path, "text")
+    assert names(tmp_path) == ["there"]
+    assert names(tmp_path / "there") == []
+
+
+def test_leftovers_go_when_nobody_writes_them(tmp_path: Path) -> None:
+    handle, temporary = results._locked_temporary(tmp_path / "file.txt")
+    foreign = [".file.txt.abcdefgh", "file.txt.abcdefgh.lpgnas-tmp", ".lpgnas-tmp", ".file.txt.abc.lpgnas-tmp"]
+    for name in foreign:
+        (tmp_path / name).write_text("not ours")
+    assert [path for path in tmp_path.iterdir() if is_leftover(path)] == [temporary]
+    remove_leftovers(tmp_path)
+    assert temporary.exists()  # its writer lives
+    os.close(handle)
+    remove_leftovers(tmp_path)
+    assert names(tmp_path) == sorted(foreign)
+    remove_leftovers(tmp_path / "none")
+
+
+def test_a_file_that_is_taken_before_it_is_locked_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flock = results.fcntl.flock
+    taken: list[int] = []
+
+    def late(handle: int, kind: int) -> None:
+        if not taken:
+            taken.append(handle)
+            next(tmp_path.iterdir()).unlink()
+        flock(handle, kind)
+
+    monkeypatch.setattr(results.fcntl, "flock", late)
+    write_atomic(tmp_path / "file.txt", "text")
+    assert len(taken) == 1
+    assert names(tmp_path) == ["file.txt"]
+
+
+def test_without_locks_leftovers_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(results, "fcntl", None)
+    write_atomic(tmp_path / "file.txt", "text")
+    (tmp_path / ".file.txt.abcdefgh.lpgnas-tmp").touch()
+    remove_leftovers(tmp_path)
+    assert names(tmp_path) == [".file.txt.abcdefgh.lpgnas-tmp", "file.txt"]
 
 
 def test_reading_refuses_by_name(tmp_path: Path) -> None:

@@ -12,7 +12,8 @@ from lpgnas.budget import Budget
 from lpgnas.cost_models.rows import GraphSize
 from lpgnas.cost_models.spec_cost import spec_cost
 from lpgnas.errors import ConfigError, InfeasibleBudget, LoweringError
-from lpgnas.search import (
+from lpgnas.search_space import SearchSpace
+from lpgnas.strategy import (
     Candidate,
     Rung,
     SearchResult,
@@ -22,12 +23,13 @@ from lpgnas.search import (
     draw_candidates,
     search_random,
 )
-from lpgnas.search_space import SearchSpace
 from lpgnas.training import TrainingSettings, transductive_data
 
 SPACE = SearchSpace(runs.FEATURES, runs.CLASSES, row_normalize=True)
 SETTINGS = SearchSettings(candidates=5, rungs=(Rung(1, 3), Rung(2, 2), Rung(4, 1)))
 SIZE = GraphSize(runs.NODES, runs.small_graph().num_edges)
+
+LIMITS = {"weight_bits": "weights", "buffer_bits": "buffers", "peak_bits": "peak"}
 
 
 def task(max_degree: int = 40) -> Task:
@@ -75,7 +77,7 @@ def test_a_resumed_search_trains_nothing_twice(monkeypatch: pytest.MonkeyPatch) 
     for known in (4, len(trials)):
         with monkeypatch.context() as patch:
             if known == len(trials):  # nothing is left to train
-                patch.delattr("lpgnas.search.train_model")
+                patch.delattr("lpgnas.strategy.train_model")
             done = {(specs[trial.candidate], trial.rung): trial for trial in trials[:known]}
             resumed, reported = searched(done)
         assert resumed == whole
@@ -90,11 +92,11 @@ def test_remembered_trials_decide() -> None:
     assert searched(done)[0].best.number == loser
 
 
-@pytest.mark.parametrize("what", ["weight_bits", "buffer_bits", "peak_bits"])
+@pytest.mark.parametrize("what", LIMITS)
 def test_an_infeasible_budget_names_the_smallest_feasible_one(what: str) -> None:
     least = getattr(spec_cost(SPACE.spec(SPACE.smallest()), SIZE), what)
     with pytest.raises(InfeasibleBudget) as caught:
-        search_random(SPACE, Budget(**{what: least - 1}), task(), SETTINGS, 0)
+        search_random(SPACE, Budget(**{LIMITS[what]: least - 1}), task(), SETTINGS, 0)
     message = str(caught.value)
     assert f"too small: {what.removesuffix('_bits')}. " in message
     named = message.rsplit("budget is ", 1)[1].split()

@@ -15,11 +15,12 @@ from lpgnas.cost_models.rows import CostReport, GraphSize
 from lpgnas.cost_models.spec_cost import spec_cost
 from lpgnas.errors import ConfigError, InfeasibleBudget
 from lpgnas.number_formats import FormatChoice
-from lpgnas.search import draw_candidates
 from lpgnas.search_space import SearchSpace
 from lpgnas.spec import ModelSpec
+from lpgnas.strategy import draw_candidates
 
-SIZES = ("weight_bits", "buffer_bits", "peak_bits")
+SIZES = {"weight_bits": "weights", "buffer_bits": "buffers", "peak_bits": "peak"}
+"""Sizes of a cost, and the limit of a budget on each."""
 CORA = GraphSize(2708, 10556)
 SMALL = GraphSize(60, 352)
 SPACES = {
@@ -96,8 +97,8 @@ def test_empty_options_are_refused(name: str) -> None:
 def test_tight_budgets_are_met(name: str, slack: int) -> None:
     space, rng = SPACES[name], np.random.default_rng(slack)
     least = cost(space, space.smallest(), SMALL)
-    for what in SIZES:
-        budget = Budget(**{what: getattr(least, what) + slack})
+    for what, limit in SIZES.items():
+        budget = Budget(**{limit: getattr(least, what) + slack})
 
         def fits(spec: ModelSpec, budget: Budget = budget) -> bool:
             made = spec_cost(spec, SMALL)
@@ -120,7 +121,9 @@ def test_every_candidate_of_200_budgets_on_cora_is_within() -> None:
         limits = {what: limit for what, limit in limits.items() if rng.random() < 0.7}
         feasible = all(getattr(least, what) <= limit for what, limit in limits.items())
         try:
-            found = draw_candidates(space, Budget(**limits), CORA, 2, draw)
+            found = draw_candidates(
+                space, Budget(**{SIZES[what]: limit for what, limit in limits.items()}), CORA, 2, draw
+            )
         except InfeasibleBudget:
             refused += 1
             assert not feasible

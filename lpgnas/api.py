@@ -1,0 +1,287 @@
+"""Runs as Python calls, of the same shape as the command line.
+
+`lpgnas.search(data, ...)` makes a run folder and searches; the `RunResult` that it returns has one method a stage, each
+doing what is missing before it. `lpgnas.run(data, ...)` does everything, and `lpgnas.open_run(folder)` goes on with a
+folder of either. What a stage does, and which files it leaves, is the same as on the command line, to the byte.
+
+Example:
+    >>> import lpgnas
+    >>> result = lpgnas.search("cora", budget=lpgnas.Budget(weights="3KiB", buffers="60KiB"))  # doctest: +SKIP
+    >>> result.train().lower().export().verify().program.num_classes  # doctest: +SKIP
+    7
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import weakref
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lpgnas.budget import Budget, size_text
+from lpgnas.config import RunConfig
+from lpgnas.datasets import graph_from_pyg, graph_to_npz
+from lpgnas.errors import ConfigError, GraphError, RunFolderError
+from lpgnas.graph import Graph
+from lpgnas.integer_program import IntegerProgram
+from lpgnas.pipeline import GRAPH, PROGRAM, RECORD, Run
+from lpgnas.progress import standard_error
+from lpgnas.report import write_report
+from lpgnas.results import STAGES
+from lpgnas.spec import ModelSpec
+
+if TYPE_CHECKING:
+    from torch_geometric.data import Data
+
+_BUDGETS = {"weight_budget": "weight_bits", "buffer_budget": "buffer_bits", "peak_budget": "peak_bits"}
+
+
+class RunResult:
+    """A run folder and its stages; made by `search`, `run` and `open_run`.
+
+    Each stage's method does the stages before it that are not done yet, then its own if it is not done, and returns
+    the object. All raise what `lpgnas.pipeline.Run` raises: `RunFolderError` for a folder that cannot be used,
+    `CheckFailed` for files that were changed or forms that disagree, other errors of `lpgnas.errors` by name.
+
+    Attributes:
+        folder: the run folder. One that `out=None` made lives as long as this object.
+    """
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        self.folder = run.folder
+
+    def __repr__(self) -> str:
+        done = [stage for stage in STAGES if stage in self._run.record()["stages"]]
+        return f"<RunResult in {str(self.folder)!r}: {', '.join(done) or 'nothing'} done>"
+
+    def train(self) -> RunResult:
+        """Train the model that was found: `model.safetensors`."""
+        return self._through("train")
+
+    def lower(self) -> RunResult:
+        """Lower it to integers: `program.npz`, `costs.csv`."""
+        return self._through("lower")
+
+    def export(self) -> RunResult:
+        """Write the ONNX files."""
+        return self._through("export")
+
+    def verify(self) -> RunResult:
+        """Check that every form of the model gives the same numbers.
+
+        Raises:
+            CheckFailed: one does not; the message names it.
+        """
+        return self._through("verify")
+
+    def evaluate(self) -> RunResult:
+        """Measure accuracies; the one look at the test nodes."""
+        return self._through("evaluate")
+
+    def report(self) -> RunResult:
+        """Do whatever is missing, then write the report of the run, also of one that failed a check."""
+        try:
+            self._through("evaluate")
+        finally:
+            if (self.folder / RECORD).exists():
+                write_report(self.folder)
+        return self
+
+    def _through(self, last: str) -> RunResult:
+        self._run.run_all(last)
+        return self
+
+    @property
+    def spec(self) -> ModelSpec:
+        """The architecture and the formats that were found.
+
+        Raises:
+            RunFolderError: the search has not ended.
+        """
+        return self._run.spec()
+
+    @property
+    def program(self) -> IntegerProgram:
+        """The integer program.
+
+        Raises:
+            RunFolderError: there is none yet.
+        """
+        if not (self.folder / PROGRAM).exists():
+            raise RunFolderError(f"{self.folder} has no {PROGRAM} yet; make it with .lower()")
+        return self._run.program()
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """What `record.json` says: accuracies, sizes, times, versions, hashes (docs/run_folder.md)."""
+        return self._run.record()
+
+    @property
+    def files(self) -> dict[str, Path]:
+        """Path of every file of the folder by its name."""
+        return {path.name: path for path in sorted(self.folder.iterdir()) if not path.name.startswith(".")}
+
+
+def search(
+    data: str | os.PathLike[str] | Graph | Data,
+    budget: Budget | None = None,
+    seed: int = 0,
+    out: str | os.PathLike[str] | None = None,
+    *,
+    data_root: str | os.PathLike[str] | None = None,
+    progress: bool = False,
+    **options: Any,  # noqa: ANN401 - one a field of `RunConfig`, checked there
+) -> RunResult:
+    """Search architecture and number formats of a model for `data` that fits `budget`.
+
+    Args:
+        data: a name of `lpgnas datasets`, the path of a graph in `.npz`, or a graph in memory: a `lpgnas.Graph` or a
+            `torch_geometric.data.Data`. A graph in memory is kept in the run folder as `graph.npz`, and is called so.
+        budget: limits of the model; None for none.
+        seed: of search and training.
+        out: the run folder, which may hold an interrupted run of the same options. None makes a temporary one that is
+            deleted together with the result.
+        data_root: folder of published graphs in PyG's layout (also the variable LPGNAS_DATA).
+        progress: whether progress goes to standard error.
+        **options: the other options of the command line, as `lpgnas.config.RunConfig` names them: `epochs`,
+            `candidates`, `distillation` and so on.
+
+    Returns:
+        The run, with its search done.
+
+    Raises:
+        InfeasibleBudget: no model fits; the message names the smallest feasible budget.
+        ConfigError: an unknown option, or a value that cannot be used.
+        DatasetError, GraphError, UnknownName: a graph that cannot be used.
+        RunFolderError: `out` holds something else, or cannot be written.
+
+    Example:
+        >>> import lpgnas
+        >>> quick = {"epochs": 5, "candidates": 2, "restarts": 1, "distillation": False}
+        >>> result = lpgnas.search("cora", budget=lpgnas.Budget(weights="3KiB", buffers="60KiB"), **quick)
+        >>> result.spec.num_classes
+        7
+        >>> result.lower().record["stages"]["lower"]["weight_bits"] <= 3 * 1024 * 8
+        True
+    """
+    given = _name_or_graph(data)
+    graph = given if isinstance(given, Graph) else None
+    named = {"dataset": given if isinstance(given, str) else GRAPH, "seed": seed}
+    config = RunConfig.of({**named, **_options(options, budget)}).located(Path.cwd())
+    folder = Path(out).absolute() if out is not None else Path(tempfile.mkdtemp(prefix="lpgnas-"))
+    try:
+        made = RunResult(_run(folder, config, graph, data_root, progress=progress))
+        made._through("search")
+    except BaseException:
+        if out is None:
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
+    if out is None:
+        weakref.finalize(made, shutil.rmtree, folder, ignore_errors=True)
+    return made
+
+
+def run(
+    data: str | os.PathLike[str] | Graph | Data,
+    budget: Budget | None = None,
+    seed: int = 0,
+    out: str | os.PathLike[str] | None = None,
+    *,
+    data_root: str | os.PathLike[str] | None = None,
+    progress: bool = False,
+    **options: Any,  # noqa: ANN401 - one a field of `RunConfig`, checked there
+) -> RunResult:
+    """Every stage in one call: search, train, lower, export, verify, evaluate and report.
+
+    Args:
+        data: as `search`.
+        budget: as `search`.
+        seed: as `search`.
+        out: as `search`.
+        data_root: as `search`.
+        progress: as `search`.
+        **options: as `search`.
+
+    Returns:
+        The run, with every stage done.
+
+    Raises:
+        CheckFailed: the forms of the model disagree.
+        InputError: as `search`.
+
+    Example:
+        >>> import lpgnas
+        >>> result = lpgnas.run("cora", budget=lpgnas.Budget(weights="3KiB"), out="runs/cora")  # doctest: +SKIP
+        >>> result.record["stages"]["evaluate"]["accuracy"]["test"]  # doctest: +SKIP
+    """
+    return search(data, budget, seed, out, data_root=data_root, progress=progress, **options).report()
+
+
+def open_run(
+    folder: str | os.PathLike[str], *, data_root: str | os.PathLike[str] | None = None, progress: bool = False
+) -> RunResult:
+    """The run of a folder that `search`, `run` or the command line made.
+
+    Args:
+        folder: a run folder.
+        data_root: as `search`.
+        progress: whether progress goes to standard error.
+
+    Returns:
+        The run as it is; nothing is computed.
+
+    Raises:
+        RunFolderError: not a run folder.
+        CheckFailed: its config, its record or its graph was changed.
+
+    Example:
+        >>> import lpgnas
+        >>> lpgnas.open_run("runs/cora").verify().report()  # doctest: +SKIP
+    """
+    return RunResult(_run(Path(folder).absolute(), None, None, data_root, progress=progress))
+
+
+def _run(
+    folder: Path,
+    config: RunConfig | None,
+    graph: Graph | None,
+    data_root: str | os.PathLike[str] | None,
+    *,
+    progress: bool,
+) -> Run:
+    root = None if data_root is None else Path(data_root)
+    stream = standard_error(quiet=not progress)
+    if graph is None or config is None:
+        return Run(folder, config, root, stream)
+    with tempfile.TemporaryDirectory(prefix="lpgnas-") as staging:
+        graph_to_npz(graph, Path(staging) / GRAPH)
+        return Run(folder, replace(config, dataset=GRAPH), root, stream, Path(staging) / GRAPH)
+
+
+def _name_or_graph(data: object) -> str | Graph:
+    """The name or path of a graph as text, or the graph itself if it is in memory."""
+    if isinstance(data, (str, os.PathLike)):
+        return os.fspath(data)
+    if isinstance(data, Graph):
+        if data.y is None:
+            raise GraphError(f"{data.name} has no labels; search and training need y")
+        return data
+    if hasattr(data, "edge_index"):
+        return graph_from_pyg(data, name="graph")
+    raise GraphError(
+        f"data is a {type(data).__name__}; give a dataset's name, the path of an .npz, a lpgnas.Graph or a PyG Data"
+    )
+
+
+def _options(options: dict[str, Any], budget: Budget | None) -> dict[str, Any]:
+    """Options by the names of `RunConfig`, with the budget among them."""
+    for name in {"dataset", *_BUDGETS} & set(options):
+        raise ConfigError(f"give {name} as {'data' if name == 'dataset' else 'budget=lpgnas.Budget(...)'}")
+    limits = {name: getattr(budget, size) for name, size in _BUDGETS.items()} if budget is not None else {}
+    texts = {name: size_text(bits) for name, bits in limits.items() if bits is not None}
+    paths = {name: os.fspath(value) for name, value in options.items() if isinstance(value, os.PathLike)}
+    return {**options, **paths, **texts}

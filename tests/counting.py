@@ -1,0 +1,60 @@
+"""Sizes counted again from files alone: the header of a `program.npz`, and what an ONNX file says of itself."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+
+
+def header_of(program: Path | io.BytesIO) -> dict[str, Any]:
+    """The header of a `program.npz`."""
+    with np.load(program) as archive:
+        header: dict[str, Any] = json.loads(archive["header"].tobytes())
+    return header
+
+
+def counted_bits(header: dict[str, Any], nodes: int) -> dict[str, int]:
+    """Weights, buffers and peak of a program, counted from the header of its file alone."""
+    weights = sum(math.prod(array["shape"]) * array["bits"] for array in header["arrays"]) + 2 * 8
+    columns = {one["name"]: one["columns"] * one["bits"] for one in (header["input"], *header["tensors"])}
+    touched: dict[str, list[int]] = {"x": [0]}
+    for step, operation in enumerate(header["operations"]):
+        if operation["op"] == "transform":
+            weights += 8
+        if operation["op"] == "aggregate":  # term, bias and result; shortcut and score; and the clamp
+            weights += 8 * (3 + (operation["shortcut"] is not None) + (operation["table"] is not None)) + 16
+        fields = ("input", "output", "source_output", "target_output", "source_scores", "target_scores", "shortcut")
+        for field in fields:
+            if operation.get(field) is not None:
+                touched.setdefault(operation[field], []).append(step)
+    touched[header["output"]].append(len(header["operations"]) - 1)
+    alive = [
+        sum(columns[name] for name, steps in touched.items() if min(steps) <= step <= max(steps))
+        for step in range(len(header["operations"]))
+    ]
+    buffers = sum(bits for name, bits in columns.items() if name not in ("x", header["output"]))
+    return {"weight_bits": weights, "buffer_bits": nodes * buffers, "peak_bits": nodes * max(alive)}
+
+
+def listed_bits(model: bytes, nodes: int) -> dict[str, int]:
+    """Constants (but shifts and clamps) and buffers, counted from the arrays and tensors that an ONNX file lists."""
+    metadata = {entry.key: entry.value for entry in onnx.load_from_string(model).metadata_props}
+    tensors = json.loads(metadata["tensors"])
+    assert tensors[0]["name"] == "x"
+    assert {tensor["rows"] for tensor in tensors} == {"num_nodes"}
+    return {
+        "array_bits": sum(array["elements"] * array["bits"] for array in json.loads(metadata["arrays"])),
+        "buffer_bits": nodes * sum(tensor["columns"] * tensor["bits"] for tensor in tensors[1:-1]),
+    }
+
+
+def parameter_bits(header: dict[str, Any]) -> int:
+    """Shifts, fractions and clamps of a program: what `counted_bits` counts beside the arrays."""
+    bare = {**header, "arrays": []}
+    return counted_bits(bare, 1)["weight_bits"]

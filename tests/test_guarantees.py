@@ -1,0 +1,122 @@
+"""Budgets are guarantees: on published sizes, everything that a search draws is within, by three separate counts."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+import samples
+from counting import counted_bits, header_of, listed_bits, parameter_bits
+
+from lpgnas.budget import Budget
+from lpgnas.cost_models.program_cost import program_cost
+from lpgnas.cost_models.rows import GraphSize
+from lpgnas.cost_models.spec_cost import spec_cost
+from lpgnas.errors import InfeasibleBudget
+from lpgnas.export.onnx_int import export_onnx_int
+from lpgnas.export.qonnx import export_qonnx
+from lpgnas.integer_program import IntegerProgram
+from lpgnas.lowering import lower
+from lpgnas.number_formats import FormatChoice
+from lpgnas.program_file import to_bytes
+from lpgnas.search_space import SearchSpace
+from lpgnas.spec import ModelSpec
+from lpgnas.strategy import draw_candidates
+
+SIZES = {"weight_bits": "weights", "buffer_bits": "buffers", "peak_bits": "peak"}
+"""Sizes of a cost, and the limit of a budget on each."""
+GRAPHS = {
+    "Cora": (SearchSpace(1433, 7, row_normalize=True), GraphSize(2708, 10_556)),
+    "PubMed": (SearchSpace(500, 3, FormatChoice("fixed", 8), row_normalize=True), GraphSize(19_717, 88_648)),
+}
+MAX_DEGREE = 1023
+
+
+def smallest(graph: str) -> dict[str, int]:
+    space, size = GRAPHS[graph]
+    cost = spec_cost(space.spec(space.smallest()), size)
+    return {what: getattr(cost, what) for what in SIZES}
+
+
+def feasible_limits(rng: np.random.Generator, graph: str) -> dict[str, int]:
+    """Limits drawn log-uniformly from the smallest feasible ones to 100 times them, one to three at once."""
+    limits = {what: int(least * np.exp(rng.uniform(0, np.log(100)))) for what, least in smallest(graph).items()}
+    kept = rng.permutation(list(limits))[: int(rng.integers(1, 4))]
+    return {str(what): limits[str(what)] for what in kept}
+
+
+def budget_of(limits: dict[str, int]) -> Budget:
+    return Budget(**{SIZES[what]: limit for what, limit in limits.items()})
+
+
+def lowered(rng: np.random.Generator, spec: ModelSpec) -> IntegerProgram:
+    """A program of the spec with random weights."""
+    input_fraction = spec.input_format.bits - 1
+    codes = samples.random_codes(rng, spec, input_fraction)
+    return lower(spec, codes, input_fraction=input_fraction, max_degree=MAX_DEGREE)
+
+
+def check_within(limits: dict[str, int], program: IntegerProgram, size: GraphSize) -> None:
+    """A program is within by its cost, by the header of its file, and by what its ONNX files list."""
+    cost = program_cost(program, size)
+    header = header_of(io.BytesIO(to_bytes(program)))
+    counted = counted_bits(header, size.num_nodes)
+    assert counted == {what: getattr(cost, what) for what in SIZES}
+    assert all(counted[what] <= limit for what, limit in limits.items())
+    for model in (export_onnx_int(program), export_qonnx(program)):
+        listed = listed_bits(model, size.num_nodes)
+        assert listed["array_bits"] + parameter_bits(header) == counted["weight_bits"]
+        assert listed["buffer_bits"] == counted["buffer_bits"]
+
+
+def check_feasible(graph: str, draws: int, programs: int, seed: int) -> None:
+    """Candidates of `draws` feasible budgets are within, and so are the programs of some of them."""
+    space, size = GRAPHS[graph]
+    rng = np.random.default_rng(seed)
+    for draw in range(draws):
+        limits = feasible_limits(rng, graph)
+        found = draw_candidates(space, budget_of(limits), size, 3, draw)
+        assert found
+        for candidate in found:
+            cost = spec_cost(candidate.spec, size)
+            assert candidate.cost == cost
+            assert all(getattr(cost, what) <= limit for what, limit in limits.items())
+        if draw < programs:
+            check_within(limits, lowered(rng, found[-1].spec), size)
+
+
+def check_infeasible(graph: str, draws: int, seed: int) -> None:
+    """Budgets below the smallest are refused with a budget that works, and that no smaller byte replaces."""
+    space, size = GRAPHS[graph]
+    rng, least = np.random.default_rng(seed), smallest(graph)
+    for _ in range(draws):
+        limits = feasible_limits(rng, graph)
+        for what in rng.permutation(list(limits))[: int(rng.integers(1, len(limits) + 1))]:
+            limits[str(what)] = max(1, int(least[str(what)] * rng.uniform(0, 0.999)))
+        with pytest.raises(InfeasibleBudget) as caught:
+            draw_candidates(space, budget_of(limits), size, 1, 0)
+        named = str(caught.value).rsplit("The smallest feasible budget is ", 1)[1].split()
+        assert named[::2] == ["--weight-budget", "--buffer-budget", "--peak-budget"]
+        offered = Budget.parse(*named[1::2])
+        assert all(0 <= getattr(offered, what) - bits < 8 for what, bits in least.items())
+        for candidate in draw_candidates(space, offered, size, 2, 0):
+            check_within({what: getattr(offered, what) for what in SIZES}, lowered(rng, candidate.spec), size)
+
+
+@pytest.mark.parametrize("graph", GRAPHS)
+def test_some_budgets_are_met_or_refused(graph: str) -> None:
+    check_feasible(graph, draws=8, programs=1, seed=0)
+    check_infeasible(graph, draws=1, seed=1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("graph", GRAPHS)
+def test_200_feasible_budgets_are_met(graph: str) -> None:
+    check_feasible(graph, draws=200, programs=30, seed=2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("graph", GRAPHS)
+def test_20_infeasible_budgets_are_refused_with_one_that_works(graph: str) -> None:
+    check_infeasible(graph, draws=20, seed=3)
