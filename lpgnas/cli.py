@@ -98,7 +98,9 @@ def _parser() -> argparse.ArgumentParser:
     cost.add_argument("spec", type=Path, help="a spec.json or a program.npz")
     cost.add_argument("--dataset", required=True, help=_HELP["dataset"])
     cost.add_argument("--json", action="store_true", help="print JSON instead of the table")
-    report = _command(commands, "report", "write report.md into a run folder and print it", _report)
+    report = _command(
+        commands, "report", "write report.md, report.html and pareto.png into a run folder and print the first", _report
+    )
     report.add_argument("run", type=Path, help="a run folder")
     _command(commands, "datasets", "list the graphs that can be named", _datasets)
     return parser
@@ -152,11 +154,9 @@ def _open(options: argparse.Namespace, folder: Path, config: RunConfig | None = 
 
 
 def _write_report(folder: Path) -> str:
-    from lpgnas.report import run_report
+    from lpgnas.report_files import write_reports
 
-    text = run_report(folder)
-    write_atomic(folder / "report.md", text)
-    return text
+    return write_reports(folder)
 
 
 def _run(options: argparse.Namespace) -> None:
