@@ -235,6 +235,13 @@ def _cost(options: argparse.Namespace) -> None:
     sys.stdout.write(cost.to_json() if options.json else cost.table().to_string(index=False) + "\n")
 
 
+def _bench(options: argparse.Namespace) -> None:
+    from lpgnas.bench import bench_run, bench_table
+
+    result = bench_run(options.run, options.data_root, threads=options.threads, rounds=options.rounds)
+    sys.stdout.write(bench_table(result))
+
+
 def _report(options: argparse.Namespace) -> None:
     sys.stdout.write(_write_report(options.run))
 

@@ -135,7 +135,7 @@ def _budget(facts: RunFacts) -> Html:
         fill = element("span", class_="over" if over else None, style=f"width:{0.0 if share is None else share:.2f}%")
         bar = element("div", fill, class_="bar" if share is not None else "bar open")
         label = element("div", element("strong", size.what), " ", element("span", meanings[size.what], class_="quiet"))
-        value = element("div", element("span", used), element("span", size.share, class_="share"), class_="used")
+        value = element("div", element("span", used), _share(size.share), class_="used")
         rows.append(element("div", element("div", label, value, class_="line"), bar, class_="size"))
     lowered = facts.stages["lower"]
     foot = (
@@ -144,6 +144,10 @@ def _budget(facts: RunFacts) -> Html:
         f"{lowered['max_degree']:,}."
     )
     return joined(*rows, element("p", foot, class_="note"))
+
+
+def _share(text: str) -> Html:
+    return element("span", text, class_="share") if text else joined()
 
 
 def _accuracy(facts: RunFacts) -> Html:
@@ -297,8 +301,8 @@ def _verification(facts: RunFacts) -> Html:
     cells = {(item["form"], item["graph"]): item for item in comparisons}
     rows = [[form, *(_agreement(cells.get((form, graph))) for graph in graphs)] for form in forms]
     told = (
-        "Mismatching codes of every form of the model on every graph, the training graph first; a form is compared "
-        "with the one above all, code by code."
+        "Mismatching codes of each form of the model on each graph, the training graph first; every form is compared "
+        "with the first one, code by code."
     )
     passed = facts.verified
     verdict = "Every form gives the same codes." if passed else "Some forms differ: the model must not be used."

@@ -61,6 +61,7 @@ details { margin-top:12px; } summary { cursor:pointer; font-weight:600; font-siz
 .step { margin:10px 0 3px; font-size:13px; color:var(--quiet); }
 .tensor { display:grid; grid-template-columns:auto 1fr auto 46px; gap:0 7px; align-items:center;
   font-size:13.5px; }
+.tensor span { white-space:nowrap; }
 .tensor .shape { font-size:12.5px; white-space:nowrap; } .tensor .width { text-align:right; white-space:nowrap; }
 .bits { display:inline-flex; gap:2px; }
 .bits i { width:7px; height:11px; border-radius:1.5px; background:var(--bit); print-color-adjust:exact;

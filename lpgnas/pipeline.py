@@ -6,7 +6,6 @@ bytes. Only `evaluate`, once at the end, looks at the test nodes.
 
 from __future__ import annotations
 
-import importlib.metadata
 import time
 from collections.abc import Callable
 from dataclasses import asdict, fields, replace
@@ -33,7 +32,7 @@ from lpgnas.model_file import model_bytes, model_from_bytes
 from lpgnas.preparation import default_search_space, graph_fingerprint, prepare
 from lpgnas.program_file import load_program, to_bytes
 from lpgnas.progress import Progress
-from lpgnas.results import STAGES, read_file, read_record, read_text, sealed, sha256, write_atomic
+from lpgnas.results import STAGES, package_versions, read_file, read_record, read_text, sealed, sha256, write_atomic
 from lpgnas.search import (
     Candidate,
     Rung,
@@ -120,7 +119,7 @@ class Run:
         record = self.record()
         record |= {
             "lpgnas_version": __version__,
-            "versions": _versions(),
+            "versions": package_versions(),
             "config": asdict(self.config),
             "dataset": self._dataset_facts(),
         }
@@ -480,8 +479,3 @@ def _accuracy(classes: Any, graph: Graph, mask: BoolArray) -> float:  # noqa: AN
 
 def _rungs(epochs: int) -> tuple[Rung, ...]:
     return (Rung(max(1, epochs // 5), 8), Rung(max(1, epochs // 2), 3), Rung(epochs, 1))
-
-
-def _versions() -> dict[str, str]:
-    names = ("torch", "torch-geometric", "numpy", "numba", "onnx", "onnxruntime", "qonnx", "brevitas")
-    return {name: importlib.metadata.version(name) for name in names}

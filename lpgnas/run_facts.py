@@ -124,7 +124,7 @@ class RunFacts:
         rows = [("this model, integers", percent(evaluation["accuracy"]["test"]), "1 program")]
         for name, reference in evaluation["references"].items():
             spread = f"{percent(reference['test_mean'])} ± {100 * reference['test_std']:.1f}"
-            rows.append((REFERENCE_NAMES.get(name, name), spread, f"{reference['seeds']} seeds"))
+            rows.append((REFERENCE_NAMES.get(name, name), spread, _counted(reference["seeds"], "seed")))
         return tuple(rows)
 
     @property
@@ -133,6 +133,10 @@ class RunFacts:
         return (
             "inductive" if self.dataset["inductive"] else "transductive: all features and edges take part in training"
         )
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def percent(value: float) -> str:
