@@ -98,6 +98,10 @@ def _parser() -> argparse.ArgumentParser:
     cost.add_argument("spec", type=Path, help="a spec.json or a program.npz")
     cost.add_argument("--dataset", required=True, help=_HELP["dataset"])
     cost.add_argument("--json", action="store_true", help="print JSON instead of the table")
+    bench = _command(commands, "bench", "latency of a run's program beside PyG and torch in float32", _bench)
+    bench.add_argument("run", type=Path, help="a run folder")
+    bench.add_argument("--threads", type=int, default=1, help="of torch and PyG; the integer program takes one")
+    bench.add_argument("--rounds", type=int, default=30, help="timed calls of each")
     report = _command(
         commands, "report", "write report.md, report.html and pareto.png into a run folder and print the first", _report
     )
