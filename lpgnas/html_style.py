@@ -77,8 +77,16 @@ svg .final { fill:var(--fill); stroke:var(--card); } svg .chosen { fill:var(--ch
 .legend span { display:inline-flex; align-items:center; gap:4px; } .key { width:20px; height:20px; }
 @media (max-width:640px) { main { padding:20px 12px; } section { padding:16px 14px; } .arrow { display:none; }
   .block,.block.end { flex:1 1 100%; } }
-@media print { body { background:#fff; font-size:11px; } main { max-width:none; padding:0; }
-  section,.tile { border-color:#ccc; } section { padding:12px 14px; margin-top:10px; break-inside:avoid; }
-  table { font-size:10px; } .pair { grid-template-columns:1fr 1fr; } #record,#components { break-inside:auto; } }
+@page { margin:12mm; }
+@media print { body { background:#fff; font-size:10.5px; } main { max-width:none; padding:0; }
+  h1 { font-size:22px; } h2 { font-size:14px; margin-bottom:8px; break-after:avoid; } h3 { font-size:11px; }
+  section,.tile { border-color:#ccc; } section { padding:10px 14px; margin-top:10px; break-inside:avoid; }
+  .tiles { grid-template-columns:repeat(4,1fr); } .tile { padding:8px 12px; } .tile strong { font-size:17px; }
+  .note,.lead,.step,.legend,.tile .what,.tile .under,.block.end p,details > summary { font-size:10px; }
+  .tensor,.tensor .shape { font-size:10px; } .bits i { width:5px; height:8px; } .block { flex-basis:210px; }
+  .block.end { flex-basis:105px; } .arrow { font-size:14px; } .bar { height:8px; }
+  table,th,code { font-size:9.5px; } th,td { padding-top:3px; padding-bottom:3px; }
+  .pair { grid-template-columns:1fr 1fr; } .columns { grid-template-columns:1fr 1.2fr 1.4fr; }
+  #record,#components { break-inside:auto; } tr { break-inside:avoid; } }
 """
 """Colours are variables with a dark set; widths wrap by themselves; bars and bits keep their colour on paper."""
