@@ -83,7 +83,7 @@ svg .final { fill:var(--fill); stroke:var(--card); } svg .chosen { fill:var(--ch
   section,.tile { border-color:#ccc; } section { padding:10px 14px; margin-top:10px; break-inside:avoid; }
   .tiles { grid-template-columns:repeat(4,1fr); } .tile { padding:8px 12px; } .tile strong { font-size:17px; }
   .note,.lead,.step,.legend,.tile .what,.tile .under,.block.end p,details > summary { font-size:10px; }
-  .tensor,.tensor .shape { font-size:10px; } .bits i { width:5px; height:8px; } .block { flex-basis:210px; }
+  .tensor,.tensor .shape { font-size:10px; } .bits i { width:5px; height:8px; } .block { flex-basis:185px; }
   .block.end { flex-basis:105px; } .arrow { font-size:14px; } .bar { height:8px; }
   table,th,code { font-size:9.5px; } th,td { padding-top:3px; padding-bottom:3px; }
   .pair { grid-template-columns:1fr 1fr; } .columns { grid-template-columns:1fr 1.2fr 1.4fr; }
