@@ -28,6 +28,7 @@ class Rows:
 
     def add(self, line: dict[str, object]) -> None:
         """Append a row with its `key` and save the table."""
-        self.table = pd.concat([self.table, pd.DataFrame([line])], ignore_index=True)
+        made = pd.DataFrame([line])
+        self.table = made if self.table.empty else pd.concat([self.table, made], ignore_index=True)
         self._target.parent.mkdir(parents=True, exist_ok=True)
         self.table.to_csv(self._target, index=False, lineterminator="\n")

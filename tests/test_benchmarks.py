@@ -17,11 +17,11 @@ def test_rows_resume(tmp_path: Path) -> None:
     assert key == key_of({"b": "x", "a": 1}) != key_of({"a": 2, "b": "x"})
     rows = Rows(tmp_path / "made" / "rows.csv")
     assert key not in rows
-    rows.add({"key": key, "value": 0.5})
+    rows.add({"key": key, "seed": 0, "value": 0.5})
     again = Rows(tmp_path / "made" / "rows.csv")
     assert key in again
-    again.add({"key": "other", "value": 1.5})
-    assert (tmp_path / "made/rows.csv").read_text() == f"key,value\n{key},0.5\nother,1.5\n"
+    again.add({"key": "other", "seed": 1, "value": 1.5})
+    assert (tmp_path / "made/rows.csv").read_text() == f"key,seed,value\n{key},0,0.5\nother,1,1.5\n"
 
 
 def test_run_times_take_turns_and_resume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
