@@ -11,8 +11,6 @@ are looked at once for each trained model. Quantised models are measured as inte
 from __future__ import annotations
 
 import argparse
-import hashlib
-import json
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -21,6 +19,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from benchmarks.rows import RESULTS, Rows, key_of
 from lpgnas.budget import format_bits
 from lpgnas.cost_models.program_cost import program_cost
 from lpgnas.cost_models.rows import GraphSize
@@ -41,7 +40,6 @@ from lpgnas.training import (
     transductive_data,
 )
 
-RESULTS = Path(__file__).parent / "results"
 DATASETS = ("planetoid/Cora", "planetoid/CiteSeer", "planetoid/PubMed")
 KIPF = TrainingSettings(distillation=0.0)
 DISTILLED = replace(KIPF, learning_rate=0.03, distillation=0.8)
@@ -110,19 +108,18 @@ def _integer(trained: TrainedModel, graph: Graph) -> tuple[np.ndarray, dict[str,
     return codes.argmax(axis=1), {"weight_bits": cost.weight_bits, "buffer_bits": cost.buffer_bits}
 
 
-def key_of(dataset: str, row: Row, seed: int) -> str:
+def row_key(dataset: str, row: Row, seed: int) -> str:
     """Hash of everything that decides a measurement."""
     teacher = asdict(TEACHER) if row.settings.distillation else None
-    facts = json.dumps({"dataset": dataset, **asdict(row), "teacher": teacher, "seed": seed}, sort_keys=True)
-    return hashlib.sha256(facts.encode()).hexdigest()[:16]
+    return key_of({"dataset": dataset, **asdict(row), "teacher": teacher, "seed": seed})
 
 
 def run(datasets: list[str], seeds: int, data_root: Path | None, target: Path) -> None:
     """Measure what `target` does not hold yet, saving after every row."""
     torch.set_num_threads(1)
-    table = pd.read_csv(target) if target.exists() else pd.DataFrame(columns=["key"])
+    rows = Rows(target)
     for dataset in datasets:
-        todo = [(row, s) for row in ROWS for s in range(seeds) if key_of(dataset, row, s) not in set(table["key"])]
+        todo = [(row, s) for row in ROWS for s in range(seeds) if row_key(dataset, row, s) not in rows]
         if not todo:
             continue
         graph = load_dataset(dataset, data_root)
@@ -135,10 +132,8 @@ def run(datasets: list[str], seeds: int, data_root: Path | None, target: Path) -
                     data, TEACHER, seed, row_normalize=True, input_signed=False, num_classes=graph.num_classes
                 )
             measured = measure(row, graph, data, split.test, seed, teachers.get(seed))
-            line = {"key": key_of(dataset, row, seed), "dataset": dataset, "model": row.name, "seed": seed, **measured}
-            table = pd.concat([table, pd.DataFrame([line])], ignore_index=True)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            table.to_csv(target, index=False, lineterminator="\n")
+            line = {"key": row_key(dataset, row, seed), "dataset": dataset, "model": row.name, "seed": seed, **measured}
+            rows.add(line)
             print(f"{dataset} {row.name} seed {seed}: {100 * measured['test_accuracy']:.1f} %", flush=True)
 
 

@@ -15,6 +15,7 @@ from lpgnas.integer_program import (
     Aggregate,
     IntegerProgram,
     Lookup,
+    Operation,
     Score,
     Transform,
     reciprocal,
@@ -93,12 +94,16 @@ class Executor:
             GraphError: arrays that are not a graph, or another number of features.
             DegreeError: a node with more incoming edges than the program is proved for.
         """
+        return self.prepare(x, edge_index).predict()
+
+    def prepare(self, x: Features, edge_index: npt.NDArray[np.int64]) -> Inference:
+        """All of `run` but the operations; arguments and errors are the same."""
         check_inputs(self.program, x)
-        return _Run(self.program, self._weights, x, edge_index).predict()
+        return Inference(self.program, self._weights, x, edge_index)
 
 
-class _Run:
-    """One run: the graph in the forms that the program needs, the codes of the input and the arena."""
+class Inference:
+    """A program on one graph: the graph as CSR, the codes of the input and the arena. `Executor.prepare` makes it."""
 
     def __init__(
         self,
@@ -126,19 +131,28 @@ class _Run:
             self._tensors[tensor.name] = view.reshape(self._nodes, tensor.columns)
 
     def predict(self) -> Prediction:
+        """Every operation, in order."""
         for operation in self._program.operations:
-            if isinstance(operation, Transform):
-                self._transform(operation)
-            elif isinstance(operation, Score):
-                self._score(operation)
-            elif isinstance(operation, Aggregate):
-                self._aggregate(operation)
-            elif isinstance(operation, Lookup):
-                self._lookup(operation)
-            else:
-                raise ProgramError(f"no kernel for the operation {type(operation).__name__}")
+            self.step(operation)
         codes = self._tensors[self._program.output].astype(np.int64)
         return Prediction(codes, decode(self._program, codes), self._arena_bytes)
+
+    def step(self, operation: Operation) -> None:
+        """One operation of the program; the ones before it have to be done.
+
+        Raises:
+            ProgramError: an operation without a kernel.
+        """
+        if isinstance(operation, Transform):
+            self._transform(operation)
+        elif isinstance(operation, Score):
+            self._score(operation)
+        elif isinstance(operation, Aggregate):
+            self._aggregate(operation)
+        elif isinstance(operation, Lookup):
+            self._lookup(operation)
+        else:
+            raise ProgramError(f"no kernel for the operation {type(operation).__name__}")
 
     def _graph(self, self_loops: bool) -> CsrGraph:
         if self_loops not in self._graphs:

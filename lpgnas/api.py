@@ -29,7 +29,7 @@ from lpgnas.graph import Graph
 from lpgnas.integer_program import IntegerProgram
 from lpgnas.pipeline import GRAPH, PROGRAM, RECORD, Run
 from lpgnas.progress import standard_error
-from lpgnas.report import write_report
+from lpgnas.report_files import write_reports
 from lpgnas.results import STAGES
 from lpgnas.spec import ModelSpec
 
@@ -88,7 +88,7 @@ class RunResult:
             self._through("evaluate")
         finally:
             if (self.folder / RECORD).exists():
-                write_report(self.folder)
+                write_reports(self.folder)
         return self
 
     def _through(self, last: str) -> RunResult:

@@ -98,7 +98,13 @@ def _parser() -> argparse.ArgumentParser:
     cost.add_argument("spec", type=Path, help="a spec.json or a program.npz")
     cost.add_argument("--dataset", required=True, help=_HELP["dataset"])
     cost.add_argument("--json", action="store_true", help="print JSON instead of the table")
-    report = _command(commands, "report", "write report.md into a run folder and print it", _report)
+    bench = _command(commands, "bench", "latency of a run's program beside PyG and torch in float32", _bench)
+    bench.add_argument("run", type=Path, help="a run folder")
+    bench.add_argument("--threads", type=int, default=1, help="of torch and PyG; the integer program takes one")
+    bench.add_argument("--rounds", type=int, default=30, help="timed calls of each")
+    report = _command(
+        commands, "report", "write report.md, report.html and pareto.png into a run folder and print the first", _report
+    )
     report.add_argument("run", type=Path, help="a run folder")
     _command(commands, "datasets", "list the graphs that can be named", _datasets)
     return parser
@@ -152,14 +158,14 @@ def _open(options: argparse.Namespace, folder: Path, config: RunConfig | None = 
 
 
 def _run(options: argparse.Namespace) -> None:
-    from lpgnas.report import write_report
+    from lpgnas.report_files import write_reports
 
     run = _open(options, options.out, _config(options))
     try:
         run.run_all()
     finally:
         if (options.out / "record.json").exists():
-            text = write_report(options.out)
+            text = write_reports(options.out)
     sys.stdout.write(text)
 
 
@@ -231,10 +237,17 @@ def _cost(options: argparse.Namespace) -> None:
     sys.stdout.write(cost.to_json() if options.json else f"{cost.table().to_string(index=False)}\n\n{totals}\n")
 
 
-def _report(options: argparse.Namespace) -> None:
-    from lpgnas.report import write_report
+def _bench(options: argparse.Namespace) -> None:
+    from lpgnas.bench import bench_run, bench_table
 
-    sys.stdout.write(write_report(options.run))
+    result = bench_run(options.run, options.data_root, threads=options.threads, rounds=options.rounds)
+    sys.stdout.write(bench_table(result))
+
+
+def _report(options: argparse.Namespace) -> None:
+    from lpgnas.report_files import write_reports
+
+    sys.stdout.write(write_reports(options.run))
 
 
 def _datasets(options: argparse.Namespace) -> None:

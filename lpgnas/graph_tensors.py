@@ -18,7 +18,7 @@ from lpgnas.integer_program import COEFFICIENT_BITS, ROW_FACTOR_BITS, reciprocal
 from lpgnas.number_formats import FixedPoint, Rounding, finest_fraction, quantize_array
 
 
-def _csr(matrix: Any, dtype: torch.dtype) -> Tensor:  # noqa: ANN401 - a scipy sparse array
+def csr_tensor(matrix: Any, dtype: torch.dtype) -> Tensor:  # noqa: ANN401 - a scipy sparse array
     """A scipy CSR array as a torch CSR tensor."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta state", category=UserWarning)
@@ -53,13 +53,13 @@ class CsrMatrix:
     def __init__(self, matrix: Any, dtype: torch.dtype) -> None:  # noqa: ANN401 - a scipy sparse array
         ordered = sparse.csr_array(matrix)
         ordered.sum_duplicates()
-        self._forward = _csr(ordered, dtype)
+        self._forward = csr_tensor(ordered, dtype)
         # entry k of the transpose is entry order[k] of the matrix, so that dropout can drop the same ones
         numbered = sparse.csr_array(
             (np.arange(1, ordered.nnz + 1), ordered.indices, ordered.indptr), shape=ordered.shape
         ).T.tocsr()
         self._order = torch.from_numpy(numbered.data.astype(np.int64) - 1)
-        self._transpose = _csr(ordered.T.tocsr(), dtype)
+        self._transpose = csr_tensor(ordered.T.tocsr(), dtype)
 
     def product(self, dense: Tensor) -> Tensor:
         """`self @ dense`: [columns, k] -> [rows, k]."""

@@ -6,7 +6,6 @@ bytes. Only `evaluate`, once at the end, looks at the test nodes.
 
 from __future__ import annotations
 
-import importlib.metadata
 import time
 from collections.abc import Callable
 from dataclasses import asdict, fields, replace
@@ -37,6 +36,7 @@ from lpgnas.results import (
     RECORD_VERSION,
     STAGES,
     is_leftover,
+    package_versions,
     read_file,
     read_record,
     read_text,
@@ -155,7 +155,7 @@ class Run:
         record = self.record()
         record |= {
             "lpgnas_version": __version__,
-            "versions": _versions(),
+            "versions": package_versions(),
             "config": asdict(self.config),
             "dataset": self._dataset_facts(),
         }
@@ -546,8 +546,3 @@ def _accuracy(classes: Any, graph: Graph, mask: BoolArray) -> float | None:  # n
 
 def _rungs(epochs: int) -> tuple[Rung, ...]:
     return (Rung(max(1, epochs // 5), 10), Rung(max(1, epochs // 2), 4), Rung(epochs, 1))
-
-
-def _versions() -> dict[str, str]:
-    names = ("torch", "torch-geometric", "numpy", "numba", "onnx", "onnxruntime", "qonnx", "brevitas")
-    return {name: importlib.metadata.version(name) for name in names}

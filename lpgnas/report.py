@@ -1,14 +1,12 @@
-"""The report of a run folder: plain Markdown from `record.json`, `spec.json`, `candidates.csv` and `costs.csv`."""
+"""The report of a run folder as plain Markdown."""
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from lpgnas.budget import Budget, format_bits
-from lpgnas.results import STAGES, read_record, read_text, write_atomic
+from lpgnas.budget import format_bits
+from lpgnas.run_facts import RunFacts, percent, read_run
 from lpgnas.spec import ModelSpec
 
 
@@ -26,61 +24,38 @@ def run_report(folder: Path) -> str:
         RunFolderError: no record in the folder, or a missing file.
         CheckFailed: a record that was changed.
     """
-    record = read_record(folder / "record.json")
-    stages: dict[str, Any] = record["stages"]
-    parts = [f"# Run on {record['dataset']['name']}\n", _summary(record)]
-    if "search" in stages:
-        parts += ["## Model\n", _model(folder)]
-    if "lower" in stages:
-        parts += ["## Sizes\n", _sizes(record), _components(folder)]
-    if "verify" in stages:
-        parts += ["## Verification\n", _verification(stages["verify"])]
-    if "candidates.csv" in stages.get("search", {}).get("files", {}):  # not for a spec that was given
-        parts += ["## Candidates\n", _candidates(folder)]
-    parts += ["## Stages\n", _stages(stages)]
+    return markdown_report(read_run(folder))
+
+
+def markdown_report(facts: RunFacts) -> str:
+    """The report of `facts` as Markdown."""
+    parts = [f"# Run on {facts.dataset['name']}\n", _summary(facts)]
+    if facts.spec is not None:
+        parts += ["## Model\n", _model(facts.spec)]
+    if facts.sizes:
+        parts += ["## Sizes\n", _sizes(facts), _components(facts)]
+    if "verify" in facts.stages:
+        parts += ["## Verification\n", _verification(facts)]
+    if facts.candidates:
+        parts += ["## Candidates\n", _candidates(facts)]
+    parts += ["## Stages\n", _stages(facts)]
     return "\n".join(parts)
 
 
-def write_report(folder: Path) -> str:
-    """Write the report of a run into its folder, and return it.
-
-    Raises:
-        RunFolderError, CheckFailed: as `run_report`, or the folder cannot be written.
-    """
-    text = run_report(folder)
-    write_atomic(folder / "report.md", text)
-    return text
-
-
-def _percent(value: float) -> str:
-    return f"{100 * value:.1f} %"
-
-
-def _summary(record: dict[str, Any]) -> str:
-    dataset, stages = record["dataset"], record["stages"]
-    mode = "inductive" if dataset["inductive"] else "transductive: all features and edges take part in training"
+def _summary(facts: RunFacts) -> str:
+    dataset = facts.dataset
     lines = [
-        f"{dataset['num_nodes']:,} nodes, {dataset['num_edges']:,} directed edges, "
-        f"{dataset['num_features']:,} features, {dataset['num_classes']} classes; "
+        f"{dataset['num_nodes']:,} nodes, {dataset['num_edges']:,} edges, {dataset['num_features']:,} features, "
+        f"{dataset['num_classes']} classes; "
         f"split `{dataset['protocol']}` (seed {dataset['split_seed']}): {dataset['train_nodes']} train, "
-        f"{dataset['validation_nodes']} validation, {dataset['test_nodes']} test nodes; {mode}.\n"
+        f"{dataset['validation_nodes']} validation, {dataset['test_nodes']} test nodes; {facts.mode}.\n"
     ]
-    if "evaluate" in stages:
-        evaluation = stages["evaluate"]
-        own = evaluation["accuracy"]["test"]
-        rows = [["this model, integers", "no test nodes" if own is None else _percent(own), "1 program"]]
-        names = {"gcn16_fp32": "GCN-16, float32", "gcn16_fp32_distilled": "GCN-16, float32, distilled"}
-        for name, reference in evaluation["references"].items():
-            spread = f"{_percent(reference['test_mean'])} ± {100 * reference['test_std']:.1f}"
-            rows.append(
-                [names[name], spread, f"{reference['seeds']} seeds, learning rate {reference['learning_rate']}"]
-            )
-        lines.append(markdown_table(["test accuracy", "", ""], rows))
+    if facts.accuracies:
+        lines.append(markdown_table(["test accuracy", "", ""], facts.accuracies))
     return "\n".join(lines)
 
 
-def _model(folder: Path) -> str:
-    spec = ModelSpec.from_json(read_text(folder / "spec.json"))
+def _model(spec: ModelSpec) -> str:
     rows = [
         [
             index,
@@ -101,31 +76,23 @@ def _model(folder: Path) -> str:
     return source + "\n" + markdown_table(header, rows)
 
 
-def _sizes(record: dict[str, Any]) -> str:
-    config, sizes = record["config"], record["stages"]["lower"]
-    budget = Budget.parse(
-        config["weight_budget"] or None, config["buffer_budget"] or None, config["peak_budget"] or None
+def _sizes(facts: RunFacts) -> str:
+    lowered = facts.stages["lower"]
+    rows = [[size.what, format_bits(size.bits), size.limit_text, size.share] for size in facts.sizes]
+    rows.append(["node coefficients (apart)", format_bits(lowered["node_coefficient_bits"]), "", ""])
+    proved = (
+        f"\n{lowered['macs']:,} MACs, {lowered['bops']:,} BOPs; proved for in-degrees up to {lowered['max_degree']}.\n"
     )
-    rows = []
-    for name, what in (("weight_bits", "weights"), ("buffer_bits", "buffers"), ("peak_bits", "peak")):
-        limit = getattr(budget, name)
-        share = "" if limit is None else f"{100 * sizes[name] / limit:.1f} %"
-        rows.append([what, format_bits(sizes[name]), "none" if limit is None else format_bits(limit), share])
-    rows.append(["node coefficients (apart)", format_bits(sizes["node_coefficient_bits"]), "", ""])
-    facts = f"\n{sizes['macs']:,} MACs, {sizes['bops']:,} BOPs; proved for in-degrees up to {sizes['max_degree']}.\n"
-    return markdown_table(["size", "used", "budget", "share"], rows) + facts
+    return markdown_table(["size", "used", "budget", "share"], rows) + proved
 
 
-def _csv_rows(path: Path) -> list[dict[str, str]]:
-    return list(csv.DictReader(read_text(path).splitlines()))
+def _components(facts: RunFacts) -> str:
+    if not facts.costs:
+        return ""
+    return "\n" + markdown_table(list(facts.costs[0]), [list(row.values()) for row in facts.costs])
 
 
-def _components(folder: Path) -> str:
-    rows = _csv_rows(folder / "costs.csv")
-    return "\n" + markdown_table(list(rows[0]), [list(row.values()) for row in rows]) if rows else ""
-
-
-def _verification(stage: dict[str, Any]) -> str:
+def _verification(facts: RunFacts) -> str:
     rows = [
         [
             item["form"],
@@ -134,33 +101,29 @@ def _verification(stage: dict[str, Any]) -> str:
             item["mismatches"],
             item["note"] or ("FAILED" if item["failed"] else "equal"),
         ]
-        for item in stage["comparisons"]
+        for item in facts.stages["verify"]["comparisons"]
     ]
     return markdown_table(["form", "graph", "codes", "mismatches", "result"], rows)
 
 
-def _candidates(folder: Path) -> str:
-    best: dict[str, dict[str, str]] = {}
-    for row in _csv_rows(folder / "candidates.csv"):
-        best[row["candidate"]] = row  # later rungs come later in the file
-    ordered = sorted(best.values(), key=lambda row: (-int(row["rung"]), -float(row["score"])))
+def _candidates(facts: RunFacts) -> str:
     rows = [
         [
-            row["candidate"],
-            int(row["rung"]) + 1,
-            row["note"] or f"{100 * float(row['score']):.1f}",
-            row["note"] or _percent(float(row["accuracy"])),
-            format_bits(int(row["weight_bits"])),
-            format_bits(int(row["buffer_bits"])),
+            one.number,
+            one.rung + 1,
+            one.note or f"{100 * one.score:.1f}",
+            one.note or percent(one.accuracy),
+            format_bits(one.weight_bits),
+            format_bits(one.buffer_bits),
         ]
-        for row in ordered
+        for one in facts.candidates
     ]
     return markdown_table(["candidate", "rungs", "score", "selection accuracy", "weights", "buffers"], rows)
 
 
-def _stages(stages: dict[str, Any]) -> str:
+def _stages(facts: RunFacts) -> str:
     rows = [
         [name, f"{entry['seconds']:.1f}", ", ".join(f"`{file}`" for file in entry["files"])]
-        for name, entry in sorted(stages.items(), key=lambda item: STAGES.index(item[0]))
+        for name, entry in facts.stages.items()
     ]
     return markdown_table(["stage", "seconds", "files"], rows)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.metadata
 import json
 import os
 import re
@@ -169,3 +170,9 @@ def to_json(value: dict[str, Any]) -> str:
 def sha256(data: bytes) -> str:
     """SHA-256 as 64 hex digits."""
     return hashlib.sha256(data).hexdigest()
+
+
+def package_versions() -> dict[str, str]:
+    """Versions of the packages that results depend on."""
+    names = ("torch", "torch-geometric", "numpy", "numba", "onnx", "onnxruntime", "qonnx", "brevitas")
+    return {name: importlib.metadata.version(name) for name in names}

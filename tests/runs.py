@@ -10,6 +10,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from lpgnas.components import Component
 from lpgnas.datasets import graph_to_npz
 from lpgnas.graph import Graph
 from lpgnas.number_formats import FIXED1, FormatChoice
-from lpgnas.results import is_leftover, read_record, sealed, sha256
+from lpgnas.results import STAGES, is_leftover, read_record, sealed, sha256
 from lpgnas.spec import LayerSpec, ModelSpec, required_components
 
 ROOT = Path(__file__).parents[1]
@@ -31,7 +32,8 @@ QUICK = ("--epochs", "10", "--candidates", "3", "--restarts", "1", "--reference-
 BUDGETS = ("--weight-budget", "400B", "--buffer-budget", "3KiB", "--peak-budget", "2.5KiB")
 REPEATABLE = ("spec.json", "program.npz", "model.int.onnx", "model.qonnx.onnx", "model.safetensors")
 """Files that one seed repeats to the byte."""
-FILES = (*REPEATABLE, "candidates.csv", "config.toml", "costs.csv", "record.json", "report.md")
+REPORTS = ("report.md", "report.html", "pareto.png")
+FILES = (*REPEATABLE, "candidates.csv", "config.toml", "costs.csv", "record.json", *REPORTS)
 
 STAGED = (*REPEATABLE, "config.toml", "costs.csv")
 """Files that a stage writes once."""
@@ -145,6 +147,23 @@ def replace_file(run: Path, name: str, content: bytes) -> None:
         if name in stage["files"]:
             stage["files"][name] = hashlib.sha256(content).hexdigest()
     (run / "record.json").write_text(sealed(record))
+
+
+def with_record(run: Path, change: Callable[[dict[str, Any]], None]) -> Path:
+    """A run folder whose record was changed and sealed again."""
+    record = json.loads((run / "record.json").read_text())
+    change(record)
+    (run / "record.json").write_text(sealed(record))
+    return run
+
+
+def first_stages(run: Path, done: int) -> Path:
+    """A run folder that has come no further than its first `done` stages."""
+
+    def forget(record: dict[str, Any]) -> None:
+        record["stages"] = {name: record["stages"][name] for name in STAGES[:done]}
+
+    return with_record(run, forget)
 
 
 def bytes_of(run: Path, names: tuple[str, ...] = REPEATABLE) -> dict[str, bytes]:

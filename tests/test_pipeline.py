@@ -170,7 +170,7 @@ def test_a_search_that_was_killed_resumes(small_run: Path, tmp_path: Path, monke
 
 def test_finished_stages_are_not_done_again(small_run: Path, tmp_path: Path) -> None:
     folder = runs.copied(small_run, tmp_path / "run")
-    before = {path.name: path.stat().st_mtime_ns for path in folder.iterdir() if path.name != "report.md"}
+    before = {path.name: path.stat().st_mtime_ns for path in folder.iterdir() if path.name not in runs.REPORTS}
     done = runs.lpgnas("run", "--quiet", "--out", folder)
     assert done.code == 0, done.err
     assert {name: (folder / name).stat().st_mtime_ns for name in before} == before

@@ -12,7 +12,7 @@ import runs
 from lpgnas.budget import format_bits
 from lpgnas.errors import CheckFailed, RunFolderError
 from lpgnas.report import markdown_table, run_report
-from lpgnas.results import STAGES, sealed
+from lpgnas.results import STAGES
 
 
 def table_after(report: str, heading: str) -> list[list[str]]:
@@ -64,11 +64,7 @@ def test_accuracies_and_verification(small_run: Path) -> None:
 
 @pytest.mark.parametrize("done", range(1, 7))
 def test_an_unfinished_run_has_a_report(done: int, small_run: Path, tmp_path: Path) -> None:
-    run = runs.copied(small_run, tmp_path / "run")
-    record = json.loads((run / "record.json").read_text())
-    record["stages"] = {name: record["stages"][name] for name in STAGES[:done]}
-    (run / "record.json").write_text(sealed(record))
-    report = run_report(run)
+    report = run_report(runs.first_stages(runs.copied(small_run, tmp_path / "run"), done))
     assert ("## Sizes" in report) == (done >= 3)
     assert ("## Verification" in report) == (done >= 5)
     assert ("this model, integers" in report) == (done >= 6)

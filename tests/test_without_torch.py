@@ -52,7 +52,11 @@ def test_datasets_and_report(small_run: Path, tmp_path: Path) -> None:
 
 
 def test_what_needs_torch_says_so(small_run: Path, small_npz: Path, tmp_path: Path) -> None:
-    for arguments in (("verify", small_run), ("run", "--dataset", small_npz, "--out", tmp_path / "run")):
+    for arguments in (
+        ("verify", small_run),
+        ("bench", small_run),
+        ("run", "--dataset", small_npz, "--out", tmp_path / "run"),
+    ):
         done = without_torch(*arguments)
         assert done.returncode == 2
         assert (

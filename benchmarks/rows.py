@@ -1,0 +1,34 @@
+"""Rows of a benchmark: keyed by a hash of what they measure and saved one by one, so that a table resumes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import pandas as pd
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def key_of(facts: dict[str, object]) -> str:
+    """Hash of everything that decides a measurement."""
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+class Rows:
+    """The rows of one CSV file."""
+
+    def __init__(self, target: Path) -> None:
+        self._target = target
+        self.table = pd.read_csv(target) if target.exists() else pd.DataFrame(columns=["key"])
+
+    def __contains__(self, key: str) -> bool:
+        return key in set(self.table["key"])
+
+    def add(self, line: dict[str, object]) -> None:
+        """Append a row with its `key` and save the table."""
+        made = pd.DataFrame([line])
+        self.table = made if self.table.empty else pd.concat([self.table, made], ignore_index=True)
+        self._target.parent.mkdir(parents=True, exist_ok=True)
+        self.table.to_csv(self._target, index=False, lineterminator="\n")

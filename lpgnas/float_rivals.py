@@ -1,0 +1,213 @@
+"""A trained model's architecture in float32, as PyG layers and as plain torch on sparse CSR matrices.
+
+Both hold the trained weights before quantisation and give the same logits; they exist to be timed. Everything that
+depends on the graph alone (normalised adjacency, normalised feature rows, self-loops) is prepared once, outside.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from scipy import sparse
+from torch import Tensor, nn
+
+from lpgnas.graph import Graph
+from lpgnas.graph_tensors import csr_tensor
+from lpgnas.layers import LEAKY_SLOPE, QuantizedLayer, QuantizedModel
+from lpgnas.operators import ACTIVATIONS
+
+Rival = Callable[[], Tensor]
+"""One inference: the logits [N, C] float32 of the graph that it was made for."""
+
+_LOG_2 = math.log(2.0)
+"""The trained softmax is one of powers of 2, a float one of powers of e: scores are scaled by this."""
+
+
+def _activated(name: str, value: Tensor) -> Tensor:
+    activation = ACTIVATIONS.get(name)
+    if name == "tanh":
+        return torch.tanh(value)
+    if activation.function is not None:
+        return torch.from_numpy(activation.function(value.double().numpy())).to(value.dtype)
+    if activation.low is None and activation.high is None:
+        return value
+    return value.clamp(min=activation.low, max=activation.high)
+
+
+def _feature_rows(model: QuantizedModel, graph: Graph) -> Any:  # noqa: ANN401 - a scipy CSR array
+    """The features as float references read them [N, F]."""
+    rows = sparse.csr_array(graph.x)
+    if not model.spec.row_normalize:
+        return rows
+    sums = np.asarray(rows.sum(axis=1)).reshape(-1)
+    return sparse.csr_array(sparse.diags_array(1.0 / np.where(sums > 0, sums, 1.0)) @ rows)
+
+
+def _edges(graph: Graph, *, self_loops: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Sources and targets, ordered by target."""
+    source, target = graph.edge_index
+    if self_loops:
+        nodes = np.arange(graph.num_nodes)
+        source, target = np.concatenate([source, nodes]), np.concatenate([target, nodes])
+    order = np.argsort(target, kind="stable")
+    return source[order], target[order]
+
+
+# --- torch CSR ---
+
+
+def csr_rival(model: QuantizedModel, graph: Graph) -> Rival:
+    """The architecture as products with CSR matrices, the features' included."""
+    features = csr_tensor(_feature_rows(model, graph), torch.float32)
+    layers = [_CsrLayer(block, graph) for block in model.blocks]
+
+    def run() -> Tensor:
+        value = features
+        with torch.no_grad():
+            for layer in layers:
+                value = layer(value)
+        return value
+
+    return run
+
+
+class _CsrLayer:
+    """One block on one graph."""
+
+    def __init__(self, block: QuantizedLayer, graph: Graph) -> None:
+        self._block, self._spec = block, block.spec
+        self._nodes = graph.num_nodes
+        source, target = _edges(graph, self_loops=self._spec.self_loops)
+        degree = np.bincount(target, minlength=graph.num_nodes)
+        self._source, self._target = torch.from_numpy(source), torch.from_numpy(target)
+        indptr = np.concatenate([[0], np.cumsum(degree)])
+        self._indptr, self._indices = torch.from_numpy(indptr), torch.from_numpy(source)
+        self._mean = torch.from_numpy(1.0 / np.maximum(degree, 1)).float()[:, None]
+        weights = np.ones(len(source))
+        if block.attention.degree_factors:
+            root = 1.0 / np.sqrt(np.maximum(degree, 1))
+            weights = root[source] * root[target]
+        elif self._spec.aggregation == "mean":
+            weights = 1.0 / degree[target]
+        size = (graph.num_nodes, graph.num_nodes)
+        self._adjacency = csr_tensor(sparse.csr_array((weights, source, indptr), shape=size), torch.float32)
+
+    def __call__(self, value: Tensor) -> Tensor:
+        block = self._block
+        message = value @ block.weight.t()
+        if block.attention.learned:
+            total = self._attend(message)
+        elif self._spec.aggregation == "max":
+            total = self._largest(message[self._source])
+        else:
+            total = self._adjacency @ message
+        if self._spec.shortcut == "identity":
+            total = total + (value.to_dense() if value.layout is torch.sparse_csr else value)
+        elif self._spec.shortcut == "linear":
+            total = total + value @ block.shortcut_weight.t()
+        return _activated(self._spec.activation, total + block.bias)
+
+    def _largest(self, rows: Tensor) -> Tensor:
+        """Largest row of each target [N, k] of `rows` [E', k]; 0 where there is none."""
+        index = self._target[:, None].expand_as(rows)
+        return rows.new_zeros(self._nodes, rows.shape[1]).scatter_reduce(0, index, rows, "amax", include_self=False)
+
+    def _attend(self, message: Tensor) -> Tensor:
+        block, heads = self._block, self._spec.heads
+        by_head = message.view(self._nodes, heads, -1)
+        to, of = ((by_head * w).sum(dim=2) for w in (block.source_attention, block.target_attention))
+        score = nn.functional.leaky_relu(to[self._source] + of[self._target], LEAKY_SLOPE)
+        power = torch.exp2(score - self._largest(score)[self._target])
+        total = power.new_zeros(self._nodes, heads).index_add(0, self._target, power)
+        share = power / total[self._target]
+        if self._spec.aggregation == "max":
+            return self._largest((by_head[self._source] * share[:, :, None]).flatten(1))
+        size = (self._nodes, self._nodes)
+        parts = []
+        for head in range(heads):
+            matrix = torch.sparse_csr_tensor(
+                self._indptr, self._indices, share[:, head].contiguous(), size=size, check_invariants=False
+            )
+            parts.append(matrix @ by_head[:, head].contiguous())
+        joined = torch.cat(parts, dim=1)
+        return joined * self._mean if self._spec.aggregation == "mean" else joined
+
+
+# --- PyG ---
+
+
+def pyg_rival(model: QuantizedModel, graph: Graph) -> Rival:
+    """The architecture from PyG's own layers on dense features: `GCNConv` (cached), `GATConv`, `SimpleConv`."""
+    x = torch.from_numpy(_feature_rows(model, graph).toarray()).float()
+    edges = torch.from_numpy(graph.edge_index)
+    looped = torch.from_numpy(np.stack(_edges(graph, self_loops=True)))
+    layers = [_PygLayer(block) for block in model.blocks]
+
+    def run() -> Tensor:
+        value = x
+        with torch.no_grad():
+            for layer in layers:
+                value = layer(value, edges, looped)
+        return value
+
+    return run
+
+
+class _PygLayer:
+    """One block: a PyG layer with the trained weights, the shortcut and the activation."""
+
+    def __init__(self, block: QuantizedLayer) -> None:
+        self._block, self._spec = block, block.spec
+        self._conv = _gat(block) if block.attention.learned else _gcn(block)
+        self._own_loops = block.attention.learned or block.attention.degree_factors
+
+    def __call__(self, value: Tensor, edges: Tensor, looped: Tensor) -> Tensor:
+        block = self._block
+        if self._own_loops:
+            total = self._conv(value, edges)
+        else:
+            near = looped if self._spec.self_loops else edges
+            total = self._conv(value @ block.weight.t(), near) + block.bias
+        if self._spec.shortcut == "identity":
+            total = total + value
+        elif self._spec.shortcut == "linear":
+            total = total + value @ block.shortcut_weight.t()
+        return _activated(self._spec.activation, total)
+
+
+def _gcn(block: QuantizedLayer) -> Any:  # noqa: ANN401 - a PyG layer
+    """`GCNConv`, or `SimpleConv` where neighbours count the same (its transform is the caller's)."""
+    from torch_geometric.nn import GCNConv, SimpleConv
+
+    if not block.attention.degree_factors:
+        return SimpleConv(aggr=block.spec.aggregation)
+    width, columns = block.weight.shape
+    conv = GCNConv(columns, width, cached=True, add_self_loops=block.spec.self_loops)
+    with torch.no_grad():
+        conv.lin.weight.copy_(block.weight)
+        conv.bias.copy_(block.bias)
+    return conv
+
+
+def _gat(block: QuantizedLayer) -> Any:  # noqa: ANN401 - a PyG layer
+    from torch_geometric.nn import GATConv
+
+    spec, columns = block.spec, block.weight.shape[1]
+    conv = GATConv(
+        columns,
+        spec.width // spec.heads,
+        heads=spec.heads,
+        negative_slope=LEAKY_SLOPE,
+        add_self_loops=spec.self_loops,
+        aggr=spec.aggregation,
+    )
+    with torch.no_grad():
+        conv.lin.weight.copy_(block.weight)
+        conv.bias.copy_(block.bias)
+        conv.att_src.copy_(block.source_attention[None] * _LOG_2)
+        conv.att_dst.copy_(block.target_attention[None] * _LOG_2)
+    return conv

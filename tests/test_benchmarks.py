@@ -1,0 +1,44 @@
+"""What the benchmarks share: rows that resume, and the table of run times."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from benchmarks import run_time
+from benchmarks.rows import Rows, key_of
+
+
+def test_rows_resume(tmp_path: Path) -> None:
+    key = key_of({"a": 1, "b": "x"})
+    assert key == key_of({"b": "x", "a": 1}) != key_of({"a": 2, "b": "x"})
+    rows = Rows(tmp_path / "made" / "rows.csv")
+    assert key not in rows
+    rows.add({"key": key, "seed": 0, "value": 0.5})
+    again = Rows(tmp_path / "made" / "rows.csv")
+    assert key in again
+    again.add({"key": "other", "seed": 1, "value": 1.5})
+    assert (tmp_path / "made/rows.csv").read_text() == f"key,seed,value\n{key},0,0.5\nother,1,1.5\n"
+
+
+def test_run_times_take_turns_and_resume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[tuple[str, int]] = []
+
+    def timing(what: str, seconds: float) -> Any:
+        def measure(dataset: str, seed: int, data_root: Path | None) -> dict[str, float]:
+            calls.append((what, seed))
+            return {"whole_seconds": seconds + seed, "work_seconds": seconds / 2, "test_accuracy": 0.875}
+
+        return measure
+
+    monkeypatch.setattr(run_time, "time_run", timing("ours", 30.0))
+    monkeypatch.setattr(run_time, "time_pyg", timing("theirs", 10.0))
+    for seeds in (1, 3):
+        run_time.run(["cora"], seeds, None, tmp_path / "rows.csv")
+    assert calls == [(what, seed) for seed in range(3) for what in ("ours", "theirs")]
+    text = run_time.summary(pd.read_csv(tmp_path / "rows.csv"))
+    assert "| cora | lpgnas run | 3 | 31.0 (30.0 to 32.0) | 15.0 (15.0 to 15.0) | 87.5 |" in text
+    assert "| cora | ratio of the medians |  | 2.82 | 3.00 |  |" in text
