@@ -16,5 +16,5 @@ python=.venv/bin/python
 
 "$python" -m pytest -m "not slow" -n 2
 if [ "${1:-}" = "--all" ]; then
-  "$python" -m pytest -m slow
+  "$python" -m pytest -m slow -n 2
 fi

@@ -183,7 +183,8 @@ def check_whole(run: Path, uninterrupted: Path) -> None:
         elif path.name == "record.json":
             for stage in read_record(path)["stages"].values():
                 assert {name: sha256((run / name).read_bytes()) for name in stage["files"]} == stage["files"]
-        elif path.name == "report.md":
-            assert path.read_text().endswith("\n")
+        elif path.name in REPORTS:
+            ends = {".md": b"\n", ".html": b"</html>\n", ".png": b"IEND\xaeB`\x82"}
+            assert path.read_bytes().endswith(ends[path.suffix]), path
         else:
             assert is_leftover(path), path

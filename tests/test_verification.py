@@ -91,7 +91,7 @@ def test_a_form_that_refuses_and_one_of_another_shape_fail() -> None:
 # --- programs with other semantics, behind correct hashes and proofs ---
 
 
-def reproved(program: IntegerProgram) -> IntegerProgram:
+def reproved(program: IntegerProgram, *, check: bool = True) -> IntegerProgram:
     """The program with the bounds that its operations really have, so that reading the file cannot tell."""
     done: list[Operation] = []
     for operation in program.operations:
@@ -114,7 +114,8 @@ def reproved(program: IntegerProgram) -> IntegerProgram:
         bits = accumulator_bits(bound)
         done.append(replace(operation, accumulator_bits=bits, accumulator_bound=bound, total_bound=total))
     proved = replace(program, operations=tuple(done))
-    check_program(proved)
+    if check:
+        check_program(proved)
     return proved
 
 
@@ -228,7 +229,7 @@ CAUGHT_BY_THE_PROOF = frozenset(
 @pytest.mark.parametrize("name", MUTATIONS)
 def test_a_program_of_other_semantics_is_caught(name: str, rich_run: Path, tmp_path: Path) -> None:
     run = runs.copied(rich_run, tmp_path / "run", qonnx=False)
-    mutated = reproved(MUTATIONS[name](load_program(run / "program.npz")))
+    mutated = reproved(MUTATIONS[name](load_program(run / "program.npz")), check=name not in CAUGHT_BY_THE_PROOF)
     runs.replace_file(run, "program.npz", to_bytes(mutated))
     done = runs.lpgnas("verify", "--quiet", run)
     assert done.code == 1
