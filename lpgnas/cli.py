@@ -34,7 +34,7 @@ _HELP = {
     "epochs": "of the final training",
     "restarts": "trainings of the winner; the best on the selection nodes stays",
     "learning_rate": "of Adam, for searched models, teacher and references alike",
-    "distillation_weight": "the teacher's share of the loss, 0 to 1",
+    "distillation_weight": "the teacher's share of the loss, up to 1 (0: the share of nodes without a training label)",
     "distillation": "learn from a full-precision teacher too",
     "max_degree": "most incoming edges that the program is proved for (0: from the graph)",
     "reference_seeds": "trainings of the full-precision GCN-16 for the report",

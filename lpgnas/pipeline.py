@@ -225,7 +225,9 @@ class Run:
     def training_settings(self) -> TrainingSettings:
         """How models are trained in this run."""
         config = self.config
-        weight = config.distillation_weight if config.distillation else 0.0
+        labelled = float(self.prepared.data.train.double().mean())
+        weight = config.distillation_weight or min(0.95, max(0.5, 1.0 - labelled))
+        weight = weight if config.distillation else 0.0
         return TrainingSettings(epochs=config.epochs, learning_rate=config.learning_rate, distillation=weight)
 
     def task(self) -> Task:
