@@ -288,7 +288,8 @@ class Run:
             nonlocal best
             best = max(best, trial.accuracy)
             table.add(candidate, trial)
-            progress.advance(trial.epochs, f"best selection accuracy {100 * best:.1f} %")
+            steps = trial.epochs * settings.rungs[trial.rung].seeds
+            progress.advance(steps, f"best selection accuracy {100 * best:.1f} %")
 
         result = search_random(
             space, budget, self.task(), settings, self.config.seed, done=table.known(), on_trial=on_trial
@@ -547,4 +548,4 @@ def _accuracy(classes: Any, graph: Graph, mask: BoolArray) -> float | None:  # n
 
 
 def _rungs(epochs: int) -> tuple[Rung, ...]:
-    return (Rung(max(1, epochs // 5), 10), Rung(max(1, epochs // 2), 4), Rung(epochs, 1))
+    return (Rung(max(1, epochs // 5), 10), Rung(max(1, epochs // 2), 4), Rung(epochs, 1, seeds=3))
