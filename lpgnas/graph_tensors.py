@@ -13,8 +13,10 @@ import torch
 from scipy import sparse
 from torch import Tensor
 
+from lpgnas.fused_ops import Edges, dropped, random_bytes
 from lpgnas.graph import Graph
 from lpgnas.integer_program import COEFFICIENT_BITS, ROW_FACTOR_BITS, reciprocal, rsqrt15
+from lpgnas.kernels.training import gather
 from lpgnas.number_formats import FixedPoint, Rounding, finest_fraction, quantize_array
 
 
@@ -58,7 +60,7 @@ class CsrMatrix:
         numbered = sparse.csr_array(
             (np.arange(1, ordered.nnz + 1), ordered.indices, ordered.indptr), shape=ordered.shape
         ).T.tocsr()
-        self._order = torch.from_numpy(numbered.data.astype(np.int64) - 1)
+        self._order = numbered.data.astype(np.int32) - 1
         self._transpose = csr_tensor(ordered.T.tocsr(), dtype)
 
     def product(self, dense: Tensor) -> Tensor:
@@ -72,14 +74,18 @@ class CsrMatrix:
 
     def dropped(self, probability: float, generator: torch.Generator) -> Callable[[Tensor], Tensor]:
         """`product` of this matrix with entries dropped at random and the rest scaled up, as dropout does."""
-        values = self._forward.values()
-        keep = torch.rand(values.shape, generator=generator) >= probability
-        values = values * keep / (1.0 - probability)
+        thinned = dropped(self._forward.values().numpy(), random_bytes(len(self._order), generator), probability)
+        turned = np.empty_like(thinned)
+        gather(thinned, self._order, turned)
         forward, transpose = (
             torch.sparse_csr_tensor(
-                like.crow_indices(), like.col_indices(), data, size=like.shape, check_invariants=False
+                like.crow_indices(),
+                like.col_indices(),
+                torch.from_numpy(data),
+                size=like.shape,
+                check_invariants=False,
             )
-            for like, data in ((self._forward, values), (self._transpose, values[self._order]))
+            for like, data in ((self._forward, thinned), (self._transpose, turned))
         )
         return lambda dense: _CsrProduct.apply(dense, forward, transpose)  # type: ignore[no-untyped-call]
 
@@ -90,15 +96,13 @@ class Neighbourhood:
 
     Attributes:
         sum: adjacency [N, N] with multiplicities, row = target.
-        source: [E'] int64.
-        target: [E'] int64.
+        edges: the edges by target.
         rsqrt: [N, 1], `rsqrt15(d) * 2^-15`.
         recip: [N, 1], `recip15(d) * 2^-15`.
     """
 
     sum: CsrMatrix
-    source: Tensor
-    target: Tensor
+    edges: Edges
     rsqrt: Tensor
     recip: Tensor
 
@@ -139,10 +143,11 @@ class GraphTensors:
         size = (self.num_nodes, self.num_nodes)
         adjacency = sparse.csr_array(sparse.coo_array((np.ones(len(source)), (target, source)), shape=size))
         coefficient = 2.0**-COEFFICIENT_BITS
+        by_target = np.argsort(target, kind="stable")
+        indptr = np.concatenate([[0], np.cumsum(degree)])
         return Neighbourhood(
             sum=CsrMatrix(adjacency, self.dtype),
-            source=torch.from_numpy(source),
-            target=torch.from_numpy(target),
+            edges=Edges(*map(torch.from_numpy, (indptr, source[by_target], target[by_target]))),
             rsqrt=torch.from_numpy(rsqrt15(degree) * coefficient).to(self.dtype)[:, None],
             recip=torch.from_numpy(reciprocal(COEFFICIENT_BITS, degree) * coefficient).to(self.dtype)[:, None],
         )

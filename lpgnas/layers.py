@@ -7,6 +7,7 @@ with `float32` formats is the full-precision reference. Parameters start as in P
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -14,11 +15,13 @@ from torch import Tensor, nn
 
 from lpgnas.components import Component
 from lpgnas.errors import LoweringError
+from lpgnas.fused_ops import Edges, aggregate, look_up, round_rows, softmax_numerators
+from lpgnas.fused_ops import dropout as drop_entries
 from lpgnas.graph_tensors import GraphTensors, Neighbourhood
 from lpgnas.integer_program import MAX_PROBABILITY, MAX_SCORE_FRACTION, RECIPROCAL_BITS, softmax_table
 from lpgnas.lowering import BIAS_BITS, LayerCodes, Quantized, activation_table, clamp_range
 from lpgnas.number_formats import FLOAT32, FixedPoint, FormatChoice, Rounding
-from lpgnas.operators import ACTIVATIONS, ATTENTIONS, Activation
+from lpgnas.operators import ACTIVATIONS, ATTENTIONS, Activation, FloatArray
 from lpgnas.quantizers import (
     calibrated_fraction,
     code_range,
@@ -74,10 +77,11 @@ class QuantizedLayer(nn.Module):
             self._choose_weight_fractions()
         near = graph.with_loops if self.spec.self_loops else graph.without_loops
         message = product(self._weight(self.weight, Component.LINEAR_WEIGHT, "weight").t())
-        if self.attention.degree_factors:
-            message = message * near.rsqrt
-        message = self._quantize(message, Component.MESSAGE, "message", observe=observe)
-        total = self._aggregate(message, near, observe=observe)
+        factor = near.rsqrt if self.attention.degree_factors else None
+        message = self._quantize(message, Component.MESSAGE, "message", observe=observe, row=factor)
+        total, factor = self._aggregate(message, near, observe=observe)
+        if self.spec.shortcut != "none" and factor is not None:
+            total, factor = total * factor, None
         if self.spec.shortcut == "identity":
             if value is None:
                 raise ValueError("an identity shortcut needs the block's input")
@@ -85,7 +89,7 @@ class QuantizedLayer(nn.Module):
         elif self.spec.shortcut == "linear":
             skip = product(self._weight(self.shortcut_weight, Component.LINEAR_WEIGHT, "shortcut_weight").t())
             total = total + self._quantize(skip, Component.MESSAGE, "shortcut", observe=observe)
-        return self._activate(total, observe=observe)
+        return self._activate(total, factor, observe=observe)
 
     def codes(self) -> LayerCodes:
         """The codes and fractions that lowering needs (float64, exact)."""
@@ -142,60 +146,53 @@ class QuantizedLayer(nn.Module):
         low, high = code_range(BIAS_BITS, signed=True)
         return fake_quantize(bias, self._fraction("bias"), low, high, Rounding.HALF_EVEN)
 
-    def _quantize(self, value: Tensor, component: Component, name: str, *, observe: bool) -> Tensor:
-        """A signed fixed-point tensor of `component`, with the fraction called `name`."""
+    def _quantize(
+        self, value: Tensor, component: Component, name: str, *, observe: bool, row: Tensor | None = None
+    ) -> Tensor:
+        """`value` [N, K] times `row` [N, 1] as a signed fixed-point tensor, with the fraction called `name`."""
         choice = self._choice(component)
         if choice == FLOAT32:
-            return value
+            return _scaled(value, row)
         if observe:
-            fraction = calibrated_fraction(value, choice.bits, signed=True, rounding=self.rounding)
+            fraction = calibrated_fraction(_scaled(value, row), choice.bits, signed=True, rounding=self.rounding)
             if component is Component.SCORE:
                 fraction = max(0, min(MAX_SCORE_FRACTION, fraction))
             self._set_fraction(name, fraction)
         low, high = code_range(choice.bits, signed=True)
-        return fake_quantize(value, self._fraction(name), low, high, self.rounding)
+        return round_rows(value, self._fraction(name), low, high, self.rounding, row=row)
 
-    def _aggregate(self, message: Tensor, near: Neighbourhood, *, observe: bool) -> Tensor:
-        """Sum, mean or max of the weighted messages with all coefficients of the target side, [N, width]."""
+    def _aggregate(self, message: Tensor, near: Neighbourhood, *, observe: bool) -> tuple[Tensor, Tensor | None]:
+        """Sum or max of the weighted messages, [N, width], and the factor [N, 1] that the target side owes them."""
+        mean = near.recip if self.spec.aggregation == "mean" else None
         if self.attention.learned:
-            return self._attend(message, near, observe=observe)
+            return self._attend(message, near.edges, observe=observe), mean
         if self.spec.aggregation == "max":
-            return _scatter_max(message[near.source], near.target, len(message))
-        total = near.sum.product(message)
-        if self.attention.degree_factors:
-            return total * near.rsqrt
-        return total * near.recip if self.spec.aggregation == "mean" else total
+            return aggregate(near.edges, message[:, None], largest=True).squeeze(1), None
+        return near.sum.product(message), near.rsqrt if self.attention.degree_factors else mean
 
-    def _attend(self, message: Tensor, near: Neighbourhood, *, observe: bool) -> Tensor:
-        nodes, heads = len(message), self.spec.heads
-        by_head = message.view(nodes, heads, -1)
+    def _attend(self, message: Tensor, edges: Edges, *, observe: bool) -> Tensor:
+        by_head = message.view(len(message), self.spec.heads, -1)
         source, target = (
             (by_head * self._weight(weight, Component.ATTENTION_WEIGHT, "attention")).sum(dim=2)
             for weight in (self.source_attention, self.target_attention)
         )
-        raw = source[near.source] + target[near.target]
+        raw = source.index_select(0, edges.source) + target.index_select(0, edges.target)
         leaky = torch.where(raw >= 0, raw, raw * LEAKY_SLOPE)
         score = self._quantize(leaky, Component.SCORE, "score", observe=observe)
-        weight = self._softmax_numerator(score, near, nodes)
-        weighted = by_head[near.source] * weight[:, :, None]
-        denominator = weight.new_zeros(nodes, heads).index_add(0, near.target, weight)
-        if self.spec.aggregation == "max":
-            total = _scatter_max(weighted.flatten(1), near.target, nodes).view(nodes, heads, -1)
-        else:
-            total = weighted.new_zeros(nodes, heads, weighted.shape[2]).index_add(0, near.target, weighted)
-        total = (total * self._reciprocal(denominator)[:, :, None]).reshape(nodes, -1)
-        return total * near.recip if self.spec.aggregation == "mean" else total
+        weight, denominator = self._softmax_numerator(score, edges)
+        total = aggregate(edges, by_head, weight=weight, largest=self.spec.aggregation == "max")
+        return (total * self._reciprocal(denominator)[:, :, None]).reshape(len(message), -1)
 
-    def _softmax_numerator(self, score: Tensor, near: Neighbourhood, nodes: int) -> Tensor:
-        """P of each edge and head [E', heads]: 127 * 2^(score - max), by table; straight-through gradient."""
-        largest = _scatter_max(score.detach(), near.target, nodes)
-        ideal = MAX_PROBABILITY * torch.exp2(score - largest[near.target])
-        if self._choice(Component.SCORE) == FLOAT32:
-            return ideal
-        fraction = self._fraction("score")
-        table = torch.from_numpy(np.append(softmax_table(fraction), 0)).to(score.dtype)
-        steps = ((largest[near.target] - score.detach()) * 2**fraction).long().clamp(max=len(table) - 1)
-        return ideal + (table[steps] - ideal).detach()
+    def _softmax_numerator(self, score: Tensor, edges: Edges) -> tuple[Tensor, Tensor]:
+        """P of each edge and head [E', heads], 127 * 2^(score - max), and their sums [N, heads]."""
+        if self._choice(Component.SCORE) != FLOAT32:
+            fraction = self._fraction("score")
+            return softmax_numerators(score, edges, fraction, softmax_table(fraction))
+        index = edges.target[:, None].expand_as(score)
+        none = score.new_zeros(len(edges.indptr) - 1, score.shape[1])
+        largest = none.scatter_reduce(0, index, score.detach(), "amax", include_self=False)
+        ideal = MAX_PROBABILITY * torch.exp2(score - largest.index_select(0, edges.target))
+        return ideal, none.index_add(0, edges.target, ideal)
 
     def _reciprocal(self, denominator: Tensor) -> Tensor:
         """1 / P as the integer reciprocal gives it; 0 for P = 0."""
@@ -208,24 +205,22 @@ class QuantizedLayer(nn.Module):
         exact = torch.where(positive, exact.to(denominator.dtype), torch.zeros_like(denominator))
         return ideal + (exact - ideal).detach()
 
-    def _activate(self, total: Tensor, *, observe: bool) -> Tensor:
+    def _activate(self, total: Tensor, row: Tensor | None, *, observe: bool) -> Tensor:
+        """The activation of `total` [N, width] times `row` [N, 1] plus the bias."""
         choice = self._choice(self.output)
         if choice == FLOAT32:
-            return _real_activation(self.activation, total + self.bias)
+            return _real_activation(self.activation, _scaled(total, row) + self.bias)
         if observe:
-            self._choose_output_fractions(total + self.bias, choice)
-        total = total + self._bias(self.bias)
+            self._choose_output_fractions(_scaled(total, row) + self.bias, choice)
+        bias = self._bias(self.bias)
         fmt = FixedPoint(choice.bits, self._fraction("output"), self.activation.signed)
         if self.activation.function is None:
             low, high = clamp_range(self.activation, fmt, self.rounding)
-            return fake_quantize(total, fmt.fraction, low, high, self.rounding)
-        value = self._quantize(total, Component.AGGREGATE, "aggregate", observe=False)
+            return round_rows(total, fmt.fraction, low, high, self.rounding, row=row, bias=bias)
         source = FixedPoint(self._choice(Component.AGGREGATE).bits, self._fraction("aggregate"))
-        codes = activation_table(self.activation, source, fmt, self.rounding).astype(np.float64)
-        table = torch.from_numpy(codes * 2.0**-fmt.fraction).to(value.dtype)
-        index = (value.detach() * 2.0**source.fraction).long() - source.low
-        slope = _slope(self.activation, value.detach(), 0.5 * 2.0**-source.fraction)
-        return table[index] + slope * (value - value.detach())  # the table's value, the function's slope
+        value = round_rows(total, source.fraction, source.low, source.high, self.rounding, row=row, bias=bias)
+        table, slope = _activation_values(self.activation, source, fmt, self.rounding)
+        return look_up(value, source.fraction, source.low, table, slope)  # the table's value, the function's slope
 
     def _choose_output_fractions(self, total: Tensor, choice: FormatChoice) -> None:
         target = total
@@ -279,7 +274,7 @@ class QuantizedModel(nn.Module):
                 # only a narrow input can have an identity shortcut, so a dense copy is small
                 block_input = graph.features.dense() if layer.spec.shortcut == "identity" else None
             else:
-                block_input = value = _dropped(value, dropout, generator)
+                block_input = value = drop_entries(value, dropout, generator)
                 product = value.matmul
             value = layer(product, block_input, graph, observe=observe)
         if value is None:
@@ -318,16 +313,8 @@ def _feature_product(graph: GraphTensors, dropout: float, generator: torch.Gener
     return lambda weight: product(weight) * factor
 
 
-def _dropped(value: Tensor, dropout: float, generator: torch.Generator | None) -> Tensor:
-    if dropout == 0.0 or generator is None:
-        return value
-    return value * (torch.rand(value.shape, generator=generator) >= dropout) / (1.0 - dropout)
-
-
-def _scatter_max(values: Tensor, target: Tensor, nodes: int) -> Tensor:
-    """Largest row of `values` [E, k] for each target, 0 where there is none: [nodes, k]."""
-    index = target[:, None].expand_as(values)
-    return values.new_zeros(nodes, values.shape[1]).scatter_reduce(0, index, values, "amax", include_self=False)
+def _scaled(value: Tensor, row: Tensor | None) -> Tensor:
+    return value if row is None else value * row
 
 
 def _applied(activation: Activation, value: Tensor) -> Tensor:
@@ -340,6 +327,17 @@ def _applied(activation: Activation, value: Tensor) -> Tensor:
 def _slope(activation: Activation, value: Tensor, step: float) -> Tensor:
     """Central difference of the function, so that an activation needs no derivative of its own."""
     return (_applied(activation, value + step) - _applied(activation, value - step)) / (2.0 * step)
+
+
+@lru_cache(maxsize=256)
+def _activation_values(
+    activation: Activation, source: FixedPoint, target: FixedPoint, rounding: Rounding
+) -> tuple[FloatArray, FloatArray]:
+    """Values of an activation's table for every code of `source`, lowest first, and the function's slopes there."""
+    codes = activation_table(activation, source, target, rounding).astype(np.float64)
+    step = 2.0**-source.fraction
+    inputs = torch.arange(source.low, source.high + 1, dtype=torch.float64) * step
+    return codes * 2.0**-target.fraction, _slope(activation, inputs, 0.5 * step).numpy()
 
 
 def _real_activation(activation: Activation, value: Tensor) -> Tensor:

@@ -32,7 +32,7 @@ class TrainingSettings:
         epochs: steps over the whole graph.
         learning_rate: of Adam.
         weight_decay: L2 penalty on the first block's weight (Kipf & Welling 2017) unless it is binary or ternary.
-        dropout: on the input of every block.
+        dropout: probability, in steps of 1/256, of each entry of every block's input.
         evaluate_every: epochs between evaluations (early stopping, observation of fractions).
         freeze_at: share of the epochs after which fractions stay as they are.
         distillation: weight of the teacher's divergence in the loss, 0 to 1; the labels have the rest.
@@ -203,7 +203,7 @@ def _optimizer(model: QuantizedModel, settings: TrainingSettings) -> torch.optim
         {"params": first, "weight_decay": settings.weight_decay},
         {"params": rest, "weight_decay": 0.0},
     ]
-    return torch.optim.Adam(groups, lr=settings.learning_rate)
+    return torch.optim.Adam(groups, lr=settings.learning_rate, fused=True)
 
 
 def _loss(logits: Tensor, data: TrainingData, settings: TrainingSettings, teacher: Tensor | None) -> Tensor:

@@ -61,7 +61,7 @@ def test_neighbourhoods(self_loops: bool) -> None:
         degree = adjacency.sum(axis=1).astype(int)
         assert (near.rsqrt[:, 0] * 2**15).tolist() == [naive.rsqrt15(d) for d in degree]
         assert (near.recip[:, 0] * 2**15).tolist() == [naive.reciprocal(15, d) for d in degree]
-        assert np.bincount(near.target.numpy(), minlength=nodes).tolist() == degree.tolist()
+        assert np.bincount(near.edges.target.numpy(), minlength=nodes).tolist() == degree.tolist()
 
 
 @pytest.mark.parametrize("storage", ["dense", "csr"])

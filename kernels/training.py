@@ -1,0 +1,262 @@
+"""Float kernels of quantisation-aware training, forward and backward, each in one pass over its arrays.
+
+torch would take five to ten passes for each. Arrays are C-contiguous, floats float32 or float64, and scalars of the
+arrays' own type. No fast math: in float64 a forward pass gives the very values of `docs/integer_semantics.md`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from lpgnas.kernels.jit import jit
+from lpgnas.number_formats import Rounding
+
+Floats = Any
+"""An array of float32 or float64."""
+Integers = Any
+"""An array of integers."""
+Real = Any
+"""A scalar of the floats' type."""
+
+MODES = {Rounding.HALF_EVEN: 0, Rounding.HALF_UP: 1, Rounding.FLOOR: 2}
+"""Numbers of the rounding modes."""
+
+
+@jit
+def drop(values: Floats, draws: Integers, threshold: int, scale: Real, out: Floats) -> None:
+    """`values * scale` where the byte drawn for an entry reaches `threshold`, else 0; flat arrays of one length."""
+    zero = values.dtype.type(0)
+    for k in range(len(values)):
+        out[k] = values[k] * scale if draws[k] >= threshold else zero
+
+
+@jit
+def gather(values: Floats, order: Integers, out: Floats) -> None:
+    """`out[k] = values[order[k]]`; flat arrays."""
+    for k in range(len(order)):
+        out[k] = values[order[k]]
+
+
+@jit
+def _rounded(value: Real, mode: int) -> Real:
+    if mode == 0:
+        return np.rint(value)
+    if mode == 1:
+        return np.floor(value + 0.5)
+    return np.floor(value)
+
+
+@jit
+def round_rows(
+    values: Floats, row: Floats, bias: Floats, scale: Real, low: Real, high: Real, mode: int, out: Floats
+) -> None:
+    """`clamp(round((values * row + bias) * scale)) / scale`.
+
+    Args:
+        values: [N, K].
+        row: [N] or [1], factor of each row.
+        bias: [K] or [1].
+        scale: `2^fraction`.
+        low: smallest code.
+        high: largest code.
+        mode: of `MODES`.
+        out: [N, K].
+    """
+    step = values.dtype.type(1) / scale
+    row_stride, bias_stride = int(len(row) > 1), int(len(bias) > 1)
+    for i in range(values.shape[0]):
+        factor = row[i * row_stride]
+        for k in range(values.shape[1]):
+            code = _rounded((values[i, k] * factor + bias[k * bias_stride]) * scale, mode)
+            code = low if code < low else code
+            out[i, k] = (high if code > high else code) * step
+
+
+@jit
+def round_rows_backward(
+    gradient: Floats,
+    values: Floats,
+    row: Floats,
+    bias: Floats,
+    scale: Real,
+    low: Real,
+    high: Real,
+    mode: int,
+    to_values: Floats,
+    to_bias: Floats,
+) -> None:
+    """Straight-through gradients of `round_rows`: none where a code saturates. `to_bias` [K] is added to."""
+    zero = values.dtype.type(0)
+    row_stride, bias_stride = int(len(row) > 1), int(len(bias) > 1)
+    for i in range(values.shape[0]):
+        factor = row[i * row_stride]
+        for k in range(values.shape[1]):
+            code = _rounded((values[i, k] * factor + bias[k * bias_stride]) * scale, mode)
+            passed = gradient[i, k] if low <= code <= high else zero
+            to_values[i, k] = passed * factor
+            to_bias[k] += passed
+
+
+@jit
+def look_up(values: Floats, scale: Real, low: int, table: Floats, out: Floats) -> None:
+    """`out = table[values * scale - low]`, entry by entry; `values * scale` are integers from `low` on."""
+    for k in range(len(values)):
+        out[k] = table[int(values[k] * scale) - low]
+
+
+@jit
+def weighted_max(
+    indptr: Integers, source: Integers, weight: Floats, values: Floats, out: Floats, winner: Integers
+) -> None:
+    """Largest of `weight[e, h] * values[source[e], h]` over the incoming edges, column by column.
+
+    Args:
+        indptr: [N + 1] edges of each target.
+        source: [E].
+        weight: [E, H], or [1, H] where all edges weigh alike.
+        values: [M, H, K].
+        out: [N, H, K]; 0 where there is no edge.
+        winner: [N, H, K], the edge that brought the largest product (the first of equals), -1 where there is none.
+    """
+    heads, width = values.shape[1], values.shape[2]
+    stride = int(len(weight) > 1)
+    for i in range(len(indptr) - 1):
+        out[i] = 0
+        winner[i] = -1
+        for e in range(indptr[i], indptr[i + 1]):
+            j, first = source[e], e == indptr[i]
+            for h in range(heads):
+                w = weight[e * stride, h]
+                for k in range(width):
+                    product = w * values[j, h, k]
+                    if first or product > out[i, h, k]:
+                        out[i, h, k] = product
+                        winner[i, h, k] = e
+
+
+@jit
+def weighted_max_backward(
+    winner: Integers,
+    source: Integers,
+    weight: Floats,
+    values: Floats,
+    gradient: Floats,
+    to_weight: Floats,
+    to_values: Floats,
+) -> None:
+    """Gradients of `weighted_max`, to the edges and rows that won.
+
+    Both are added to; `to_weight` has the shape of `weight`.
+    """
+    stride = int(len(weight) > 1)
+    for i in range(gradient.shape[0]):
+        for h in range(gradient.shape[1]):
+            for k in range(gradient.shape[2]):
+                e = winner[i, h, k]
+                if e >= 0:
+                    to_weight[e * stride, h] += gradient[i, h, k] * values[source[e], h, k]
+                    to_values[source[e], h, k] += gradient[i, h, k] * weight[e * stride, h]
+
+
+@jit
+def weighted_sum(indptr: Integers, source: Integers, weight: Floats, values: Floats, out: Floats) -> None:
+    """`out[i, h] = sum of weight[e, h] * values[source[e], h]` over the incoming edges.
+
+    Args:
+        indptr: [N + 1] edges of each target.
+        source: [E].
+        weight: [E, H].
+        values: [M, H, K].
+        out: [N, H, K].
+    """
+    heads, width = values.shape[1], values.shape[2]
+    for i in range(len(indptr) - 1):
+        out[i] = 0
+        for e in range(indptr[i], indptr[i + 1]):
+            j = source[e]
+            for h in range(heads):
+                w = weight[e, h]
+                for k in range(width):
+                    out[i, h, k] += w * values[j, h, k]
+
+
+@jit
+def weighted_sum_backward(
+    indptr: Integers,
+    source: Integers,
+    weight: Floats,
+    values: Floats,
+    gradient: Floats,
+    to_weight: Floats,
+    to_values: Floats,
+) -> None:
+    """Gradients of `weighted_sum`: `to_weight` [E, H] is written, `to_values` [M, H, K] added to."""
+    heads, width = values.shape[1], values.shape[2]
+    for i in range(len(indptr) - 1):
+        for e in range(indptr[i], indptr[i + 1]):
+            j = source[e]
+            for h in range(heads):
+                w, dot = weight[e, h], values.dtype.type(0)
+                for k in range(width):
+                    dot += gradient[i, h, k] * values[j, h, k]
+                    to_values[j, h, k] += w * gradient[i, h, k]
+                to_weight[e, h] = dot
+
+
+@jit
+def softmax_numerators(
+    indptr: Integers, score: Floats, scale: Real, table: Floats, out: Floats, denominator: Floats
+) -> None:
+    """`table[(largest - score) * scale]` for each edge, the largest over the edges of its target.
+
+    Args:
+        indptr: [N + 1] edges of each target.
+        score: [E, H], on the grid `1 / scale`.
+        scale: `2^fraction`.
+        table: of the numerators; beyond its end they are 0.
+        out: [E, H].
+        denominator: [N, H], their sums over the edges of a target.
+    """
+    zero = score.dtype.type(0)
+    for i in range(len(indptr) - 1):
+        for h in range(score.shape[1]):
+            largest, total = zero, zero
+            for e in range(indptr[i], indptr[i + 1]):
+                if e == indptr[i] or score[e, h] > largest:
+                    largest = score[e, h]
+            for e in range(indptr[i], indptr[i + 1]):
+                step = int((largest - score[e, h]) * scale)
+                out[e, h] = table[step] if step < len(table) else zero
+                total += out[e, h]
+            denominator[i, h] = total
+
+
+@jit
+def softmax_backward(
+    indptr: Integers,
+    score: Floats,
+    scale: Real,
+    peak: Real,
+    numerators: int,
+    to_numerator: Floats,
+    to_denominator: Floats,
+    to_score: Floats,
+) -> None:
+    """Straight-through gradient of `softmax_numerators`: that of `peak * 2^(score - largest)`, the largest held fixed.
+
+    Entries beyond the table's length `numerators` are 0 and get none. `to_score` [E, H] is written.
+    """
+    slope = peak * score.dtype.type(np.log(2.0))
+    zero = score.dtype.type(0)
+    for i in range(len(indptr) - 1):
+        for h in range(score.shape[1]):
+            largest = zero
+            for e in range(indptr[i], indptr[i + 1]):
+                if e == indptr[i] or score[e, h] > largest:
+                    largest = score[e, h]
+            for e in range(indptr[i], indptr[i + 1]):
+                below = largest - score[e, h]
+                rise = slope * np.exp2(-below) if int(below * scale) < numerators else zero
+                to_score[e, h] = (to_numerator[e, h] + to_denominator[i, h]) * rise

@@ -1,0 +1,240 @@
+"""The kernels of `lpgnas.kernels.training` as torch operations with straight-through gradients (CPU, one thread).
+
+In float64 the values are exactly those of `docs/integer_semantics.md`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from lpgnas.kernels import training as kernels
+from lpgnas.number_formats import Rounding
+
+DRAW_RANGE = 256
+"""Dropout compares one random byte an entry: probabilities are multiples of 1/256."""
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Edges:
+    """The incoming edges of every node, those of a target side by side.
+
+    Attributes:
+        indptr: [N + 1] int64, first edge of each target.
+        source: [E'] int64.
+        target: [E'] int64, ascending.
+    """
+
+    indptr: Tensor
+    source: Tensor
+    target: Tensor
+
+
+def random_bytes(count: int, generator: torch.Generator) -> Array:
+    """`count` uniform bytes, uint8."""
+    words = torch.empty((count + 7) // 8, dtype=torch.int64).random_(-(2**63), None, generator=generator)
+    return words.numpy().view(np.uint8)[:count]
+
+
+def kept_share(probability: float) -> tuple[int, float]:
+    """Threshold of a random byte that drops with `probability`, and the factor that makes up for what is dropped."""
+    threshold = min(DRAW_RANGE - 1, round(probability * DRAW_RANGE))
+    return threshold, DRAW_RANGE / (DRAW_RANGE - threshold)
+
+
+def dropped(values: Array, draws: Array, probability: float) -> Array:
+    """`values` (any shape) with entries dropped by `draws` (as many bytes) and the rest scaled up."""
+    threshold, factor = kept_share(probability)
+    result = np.empty_like(values)
+    kernels.drop(values.reshape(-1), draws, threshold, values.dtype.type(factor), result.reshape(-1))
+    return result
+
+
+class _Dropout(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, probability: float, generator: torch.Generator) -> Tensor:  # noqa: ANN401
+        ctx.probability, ctx.draws = probability, random_bytes(value.numel(), generator)
+        return torch.from_numpy(dropped(_array(value), ctx.draws, probability))
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:  # noqa: ANN401
+        return torch.from_numpy(dropped(_array(gradient), ctx.draws, ctx.probability)), None, None
+
+
+def dropout(value: Tensor, probability: float, generator: torch.Generator | None) -> Tensor:
+    """Dropout of every entry of `value` (any shape); nothing without a generator."""
+    if probability == 0.0 or generator is None:
+        return value
+    result: Tensor = _Dropout.apply(value, probability, generator)  # type: ignore[no-untyped-call]
+    return result
+
+
+class _RoundRows(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, row: Tensor, bias: Tensor, grid: tuple[int, int, int, int]) -> Tensor:  # noqa: ANN401
+        ctx.arrays = tuple(_array(part) for part in (value, row, bias))
+        values, rows, biases = ctx.arrays
+        real, (fraction, low, high, mode) = values.dtype.type, grid
+        ctx.grid = real(2.0**fraction), real(low), real(high), mode
+        scale, smallest, largest, mode = ctx.grid
+        result = np.empty_like(values)
+        kernels.round_rows(values, rows, biases, scale, smallest, largest, mode, result)
+        return torch.from_numpy(result)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, Tensor, None]:  # noqa: ANN401
+        (values, rows, biases), (scale, low, high, mode) = ctx.arrays, ctx.grid
+        to_values, to_bias = np.empty_like(values), np.zeros(values.shape[1], values.dtype)
+        kernels.round_rows_backward(_array(gradient), values, rows, biases, scale, low, high, mode, to_values, to_bias)
+        shared = to_bias if len(biases) == len(to_bias) else to_bias.sum(keepdims=True)
+        return torch.from_numpy(to_values), None, torch.from_numpy(shared), None
+
+
+def round_rows(
+    value: Tensor,
+    fraction: int,
+    low: int,
+    high: int,
+    rounding: Rounding,
+    *,
+    row: Tensor | None = None,
+    bias: Tensor | None = None,
+) -> Tensor:
+    """`value * row + bias` on the grid `2^-fraction`, rounded once and saturated to codes [low, high].
+
+    Args:
+        value: [N, K].
+        fraction: places of the grid.
+        low: smallest code.
+        high: largest code.
+        rounding: ties.
+        row: [N, 1] constant factors, or None for 1.
+        bias: [K], or None for 0.
+    """
+    row = value.new_ones(1) if row is None else row.reshape(-1)
+    bias = value.new_zeros(1) if bias is None else bias
+    grid = (fraction, low, high, kernels.MODES[rounding])
+    result: Tensor = _RoundRows.apply(value, row, bias, grid)  # type: ignore[no-untyped-call]
+    return result
+
+
+class _LookUp(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, fraction: int, low: int, table: Array, slope: Array) -> Tensor:  # noqa: ANN401
+        ctx.array, ctx.grid, ctx.slope = _array(value), (fraction, low), slope
+        return torch.from_numpy(_looked_up(ctx.array, fraction, low, table))
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None, None]:  # noqa: ANN401
+        fraction, low = ctx.grid
+        slopes = torch.from_numpy(_looked_up(ctx.array, fraction, low, ctx.slope))
+        return gradient * slopes, None, None, None, None
+
+
+def _looked_up(array: Array, fraction: int, low: int, table: Array) -> Array:
+    result = np.empty_like(array)
+    real = array.dtype.type
+    kernels.look_up(array.reshape(-1), real(2.0**fraction), low, table.astype(array.dtype), result.reshape(-1))
+    return result
+
+
+def look_up(value: Tensor, fraction: int, low: int, table: Array, slope: Array) -> Tensor:
+    """`table[value * 2^fraction - low]` for `value` (any shape) on that grid, with the gradient `slope` likewise."""
+    result: Tensor = _LookUp.apply(value, fraction, low, table, slope)  # type: ignore[no-untyped-call]
+    return result
+
+
+class _WeightedSum(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, value: Tensor, edges: Edges) -> Tensor:  # noqa: ANN401
+        ctx.edges, weights, values = edges, _array(weight), _array(value)
+        ctx.arrays = weights, values
+        result = np.empty((len(edges.indptr) - 1, *values.shape[1:]), values.dtype)
+        kernels.weighted_sum(edges.indptr.numpy(), edges.source.numpy(), weights, values, result)
+        return torch.from_numpy(result)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:  # noqa: ANN401
+        weights, values = ctx.arrays
+        to_weight, to_value = np.empty_like(weights), np.zeros_like(values)
+        indptr, source = ctx.edges.indptr.numpy(), ctx.edges.source.numpy()
+        kernels.weighted_sum_backward(indptr, source, weights, values, _array(gradient), to_weight, to_value)
+        return torch.from_numpy(to_weight), torch.from_numpy(to_value), None
+
+
+class _WeightedMax(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, value: Tensor, edges: Edges) -> Tensor:  # noqa: ANN401
+        ctx.source, weights, values = edges.source.numpy(), _array(weight), _array(value)
+        ctx.arrays = weights, values
+        result = np.empty((len(edges.indptr) - 1, *values.shape[1:]), values.dtype)
+        ctx.winner = np.empty(result.shape, np.int32)
+        kernels.weighted_max(edges.indptr.numpy(), ctx.source, weights, values, result, ctx.winner)
+        return torch.from_numpy(result)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:  # noqa: ANN401
+        weights, values = ctx.arrays
+        to_weight, to_value = np.zeros_like(weights), np.zeros_like(values)
+        kernels.weighted_max_backward(ctx.winner, ctx.source, weights, values, _array(gradient), to_weight, to_value)
+        return torch.from_numpy(to_weight), torch.from_numpy(to_value), None
+
+
+def _array(tensor: Tensor) -> Array:
+    array: Array = tensor.detach().contiguous().numpy()
+    return array
+
+
+def aggregate(edges: Edges, value: Tensor, *, weight: Tensor | None = None, largest: bool = False) -> Tensor:
+    """Sum, or the `largest`, of the incoming rows: [N, H, K]; 0 where there is no edge.
+
+    Args:
+        edges: who brings what to whom.
+        value: [M, H, K].
+        weight: [E', H] factor of each edge, or None for 1.
+        largest: columnwise maximum instead of the sum.
+    """
+    if weight is None:
+        weight = value.new_ones(1 if largest else len(edges.source), value.shape[1])
+    operation = _WeightedMax if largest else _WeightedSum
+    result: Tensor = operation.apply(weight, value, edges)  # type: ignore[no-untyped-call]
+    return result
+
+
+class _Softmax(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, score: Tensor, edges: Edges, fraction: int, table: Array) -> tuple[Tensor, Tensor]:  # noqa: ANN401
+        ctx.indptr, ctx.score = edges.indptr.numpy(), _array(score)
+        real = ctx.score.dtype.type
+        ctx.scale, ctx.peak, ctx.length = real(2.0**fraction), real(table[0]), len(table)
+        numerator = np.empty_like(ctx.score)
+        denominator = np.empty((len(edges.indptr) - 1, score.shape[1]), real)
+        kernels.softmax_numerators(ctx.indptr, ctx.score, ctx.scale, table.astype(real), numerator, denominator)
+        return torch.from_numpy(numerator), torch.from_numpy(denominator)
+
+    @staticmethod
+    def backward(ctx: Any, to_numerator: Tensor, to_denominator: Tensor) -> tuple[Tensor, None, None, None]:  # noqa: ANN401
+        to_score = np.empty_like(ctx.score)
+        gradients = _array(to_numerator), _array(to_denominator)
+        kernels.softmax_backward(ctx.indptr, ctx.score, ctx.scale, ctx.peak, ctx.length, *gradients, to_score)
+        return torch.from_numpy(to_score), None, None, None
+
+
+def softmax_numerators(score: Tensor, edges: Edges, fraction: int, table: Array) -> tuple[Tensor, Tensor]:
+    """Numerators [E', H] of the base-2 softmax over the incoming edges, by table, and their sums [N, H].
+
+    Args:
+        score: [E', H] on the grid `2^-fraction`.
+        edges: of the scores.
+        fraction: places of the grid.
+        table: numerators by distance from the largest score, in steps of the grid; 0 beyond.
+    """
+    result: tuple[Tensor, Tensor] = _Softmax.apply(score, edges, fraction, table)  # type: ignore[no-untyped-call]
+    return result

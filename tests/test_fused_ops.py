@@ -1,0 +1,147 @@
+"""Fused training operations against the same in plain torch, with the gradients of autograd."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from lpgnas.fused_ops import (
+    Edges,
+    aggregate,
+    dropout,
+    look_up,
+    random_bytes,
+    round_rows,
+    softmax_numerators,
+)
+from lpgnas.number_formats import Rounding
+from lpgnas.quantizers import fake_quantize
+
+SHAPES = ((7, 3), (1, 1), (4, 9))
+
+
+def randn(*shape: int, seed: int = 0) -> Tensor:
+    values = torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    return values.requires_grad_()
+
+
+def edges_of(nodes: int, count: int, seed: int = 0) -> Edges:
+    """Random edges with an empty row, duplicates and a hub."""
+    rng = np.random.default_rng(seed)
+    target = np.sort(rng.choice(np.arange(nodes)[: max(1, nodes - 1)], count))
+    indptr = np.concatenate([[0], np.cumsum(np.bincount(target, minlength=nodes))])
+    return Edges(torch.from_numpy(indptr), torch.from_numpy(rng.integers(0, nodes, count)), torch.from_numpy(target))
+
+
+def check_gradients(fused: Tensor, plain: Tensor, inputs: list[Tensor]) -> None:
+    """Equal values up to the order of sums, and equal gradients of a random weighted sum."""
+    torch.testing.assert_close(fused, plain)
+    weights = randn(*fused.shape, seed=9).detach()
+    made = torch.autograd.grad((fused * weights).sum(), inputs)
+    wanted = torch.autograd.grad((plain * weights).sum(), inputs)
+    for one, other in zip(made, wanted, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize("rounding", list(Rounding))
+@pytest.mark.parametrize("shape", SHAPES)
+def test_rounding_of_rows(shape: tuple[int, int], rounding: Rounding) -> None:
+    value, bias = randn(*shape), randn(shape[1], seed=1)
+    row = randn(shape[0], 1, seed=2).detach()
+    fused = round_rows(value, 2, -3, 3, rounding, row=row, bias=bias)
+    plain = fake_quantize(value * row + bias, 2, -3, 3, rounding)
+    assert fused.equal(plain)
+    check_gradients(fused, plain, [value, bias])
+    check_gradients(round_rows(value, -1, 0, 5, rounding), fake_quantize(value, -1, 0, 5, rounding), [value])
+
+
+def test_rounding_of_ties() -> None:
+    ties = torch.tensor([[-1.5, -0.5, 0.5, 1.5, 2.5]], dtype=torch.float32)
+    rounded = {mode: round_rows(ties, 0, -8, 7, mode)[0].tolist() for mode in Rounding}
+    assert rounded == {
+        Rounding.HALF_EVEN: [-2, 0, 0, 2, 2],
+        Rounding.HALF_UP: [-1, 0, 1, 2, 3],
+        Rounding.FLOOR: [-2, -1, 0, 1, 2],
+    }
+
+
+def test_look_up_takes_value_and_slope_from_tables() -> None:
+    value = torch.tensor([[-1.0, 0.5], [0.0, 1.0]], dtype=torch.float64, requires_grad=True)
+    table, slope = np.array([10.0, 20.0, 30.0, 40.0, 50.0]), np.arange(5.0)
+    made = look_up(value, 1, -2, table, slope)
+    assert made.tolist() == [[10.0, 40.0], [30.0, 50.0]]
+    made.sum().backward()  # type: ignore[no-untyped-call]
+    assert value.grad is not None and value.grad.tolist() == [[0.0, 3.0], [2.0, 4.0]]
+
+
+@pytest.mark.parametrize(("nodes", "count"), [(6, 14), (1, 0), (1, 3), (5, 0)])
+@pytest.mark.parametrize("largest", [False, True])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_aggregation(nodes: int, count: int, largest: bool, weighted: bool) -> None:
+    edges, value = edges_of(nodes, count), randn(nodes, 2, 3)
+    weight = randn(count, 2, seed=3)
+    fused = aggregate(edges, value, weight=weight if weighted else None, largest=largest)
+    messages = value[edges.source] * (weight[:, :, None] if weighted else 1.0)
+    if largest:
+        index = edges.target[:, None, None].expand_as(messages)
+        plain = torch.zeros_like(value).scatter_reduce(0, index, messages, "amax", include_self=False)
+        winners = messages == plain[edges.target]  # duplicates tie: autograd splits what the kernel gives to the first
+        assert fused.equal(plain)
+        made = torch.autograd.grad(fused.sum(), value)[0]
+        assert made.shape == value.shape and bool(made.any()) == bool(winners.any())
+        return
+    plain = torch.zeros_like(value).index_add(0, edges.target, messages)
+    check_gradients(fused, plain, [value, *([weight] * weighted)])
+
+
+def test_the_gradient_of_the_largest() -> None:
+    edges = Edges(torch.tensor([0, 2, 2]), torch.tensor([0, 1]), torch.tensor([0, 0]))
+    value = torch.tensor([[[1.0, 5.0]], [[3.0, 2.0]]], requires_grad=True)
+    weight = torch.tensor([[2.0], [1.0]], requires_grad=True)
+    made = aggregate(edges, value, weight=weight, largest=True)
+    assert made.tolist() == [[[3.0, 10.0]], [[0.0, 0.0]]]
+    made.sum().backward()  # type: ignore[no-untyped-call]
+    assert value.grad is not None and value.grad.tolist() == [[[0.0, 2.0]], [[1.0, 0.0]]]
+    assert weight.grad is not None and weight.grad.tolist() == [[5.0], [3.0]]
+
+
+@pytest.mark.parametrize(("nodes", "count"), [(6, 14), (1, 0), (1, 3)])
+def test_softmax_numerators(nodes: int, count: int) -> None:
+    edges, fraction = edges_of(nodes, count), 2
+    score = (randn(count, 2).detach() * 8).round().div(2**fraction).requires_grad_()
+    table = np.floor(127 * np.exp2(-np.arange(12) / 2**fraction) + 0.5)
+    numerator, denominator = softmax_numerators(score, edges, fraction, table)
+    index = edges.target[:, None].expand_as(score)
+    largest = score.new_zeros(nodes, 2).scatter_reduce(0, index, score.detach(), "amax", include_self=False)
+    below = largest[edges.target] - score
+    steps = (below.detach() * 2**fraction).long()
+    inside = steps < len(table)
+    wanted = torch.from_numpy(np.append(table, 0.0))[steps.clamp(max=len(table))]
+    assert numerator.equal(wanted)
+    torch.testing.assert_close(denominator, wanted.new_zeros(nodes, 2).index_add(0, edges.target, wanted))
+    if count:
+        weights = randn(nodes, 2, seed=5).detach()
+        made = torch.autograd.grad((denominator * weights).sum() + numerator.sum(), score)[0]
+        ideal = 127 * torch.exp2(-below) * inside
+        expected = torch.autograd.grad((ideal * (weights[edges.target] + 1.0)).sum(), score)[0]
+        torch.testing.assert_close(made, expected)
+
+
+def test_dropout_scales_what_it_keeps() -> None:
+    value = torch.ones(200, 100, requires_grad=True)
+    made = dropout(value, 0.25, torch.Generator().manual_seed(0))
+    assert sorted(set(made.flatten().tolist())) == pytest.approx([0.0, 4 / 3])
+    assert abs(float((made == 0).double().mean()) - 0.25) < 0.02
+    made.sum().backward()  # type: ignore[no-untyped-call]
+    assert value.grad is not None and value.grad.equal(made.detach())
+    assert dropout(value, 0.25, None) is value
+
+
+def test_random_bytes_are_uniform_and_repeat() -> None:
+    drawn = random_bytes(100_003, torch.Generator().manual_seed(1))
+    assert drawn.shape == (100_003,) and drawn.dtype == np.uint8
+    counts = np.bincount(drawn, minlength=256)
+    assert float(((counts - counts.mean()) ** 2 / counts.mean()).sum()) < 330  # chi-square, 255 degrees of freedom
+    assert np.array_equal(drawn, random_bytes(100_003, torch.Generator().manual_seed(1)))
