@@ -12,6 +12,7 @@ from typing import Any
 from lpgnas.budget import Budget
 from lpgnas.errors import ConfigError
 
+STRATEGIES = ("feasible", "random")
 MAX_SEED = 1_000_000
 MAX_THREADS = 256
 
@@ -30,7 +31,9 @@ class RunConfig:
         buffer_budget: likewise.
         peak_budget: likewise.
         seed: of search and training.
-        candidates: feasible specs that the search draws.
+        strategy: `feasible` (supernet, then draws that learn from real trainings) or `random` (uniform feasible draws).
+        candidates: feasible specs that the search trains.
+        supernet_steps: training steps of the supernet, for the strategy `feasible`.
         epochs: of the final training; the search's rungs take a fifth, a half and all of them.
         restarts: trainings of the winner from different initial weights; the best on the selection nodes stays.
         learning_rate: of Adam, for searched models, teacher and references alike.
@@ -51,7 +54,9 @@ class RunConfig:
     buffer_budget: str = ""
     peak_budget: str = ""
     seed: int = 0
-    candidates: int = 32
+    strategy: str = "feasible"
+    candidates: int = 16
+    supernet_steps: int = 300
     epochs: int = 200
     restarts: int = 3
     learning_rate: float = 0.03
@@ -66,7 +71,9 @@ class RunConfig:
         for name, least in (("candidates", 1), ("epochs", 5), ("restarts", 1), ("reference_seeds", 0), ("threads", 1)):
             if getattr(self, name) < least:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least {least}")
-        for name in ("seed", "split_seed", "max_degree"):
+        if self.strategy not in STRATEGIES:
+            raise ConfigError(f"strategy is {self.strategy!r}; it must be one of {', '.join(STRATEGIES)}")
+        for name in ("seed", "split_seed", "max_degree", "supernet_steps"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must not be negative")
         for name, most in (("seed", MAX_SEED), ("split_seed", MAX_SEED), ("threads", MAX_THREADS)):

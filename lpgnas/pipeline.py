@@ -7,7 +7,7 @@ bytes. Only `evaluate`, once at the end, looks at the test nodes.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any, TextIO
@@ -22,7 +22,7 @@ from lpgnas.cost_models.program_cost import program_cost
 from lpgnas.cost_models.spec_cost import spec_cost
 from lpgnas.errors import CheckFailed, InfeasibleBudget, LoweringError, LpgnasError, RunFolderError, SpecError
 from lpgnas.export.files import export_files
-from lpgnas.graph import BoolArray, Graph
+from lpgnas.graph import Graph
 from lpgnas.graph_tensors import graph_tensors
 from lpgnas.integer_program import IntegerProgram
 from lpgnas.kernels.executor import Executor
@@ -32,6 +32,7 @@ from lpgnas.model_file import model_bytes, model_from_bytes
 from lpgnas.preparation import default_search_space, graph_fingerprint, prepare
 from lpgnas.program_file import load_program, to_bytes
 from lpgnas.progress import Progress
+from lpgnas.references import measure_references, node_accuracy, reference_trainings
 from lpgnas.results import (
     RECORD_VERSION,
     STAGES,
@@ -56,18 +57,20 @@ from lpgnas.strategy import (
     Trial,
     draw_candidates,
     refusal,
-    search_random,
+    search,
     selection_score,
 )
-from lpgnas.training import TrainedModel, TrainingSettings, gcn_spec, soft_labels, train_model
-from lpgnas.trials import TrialTable
+from lpgnas.supernet import SupernetStep
+from lpgnas.training import TrainedModel, TrainingSettings, soft_labels, train_model
+from lpgnas.trials import TrialTable, read_supernet, supernet_csv
 from lpgnas.verification import Comparison, Form, forms_of, unseen_graphs, verify_forms
 
-RECORD, CONFIG, SPEC, CANDIDATES = "record.json", "config.toml", "spec.json", "candidates.csv"
+RECORD, CONFIG, SPEC = "record.json", "config.toml", "spec.json"
+CANDIDATES, SUPERNET = "candidates.csv", "supernet.csv"
 MODEL, PROGRAM, COSTS = "model.safetensors", "program.npz", "costs.csv"
 ONNX_INT, QONNX = "model.int.onnx", "model.qonnx.onnx"
-REFERENCE_RATES = (0.01, 0.03)
-"""Learning rates that the full-precision references choose from: Kipf & Welling's (2017), and that of the search."""
+EVALUATE_EVERY = 4
+"""Epochs between evaluations in a run; a training of 200 loses nothing by looking half as often as every second."""
 GRAPH = "graph.npz"
 """Of a run on a graph that was not a file."""
 
@@ -228,7 +231,12 @@ class Run:
         labelled = float(self.prepared.data.train.double().mean())
         weight = config.distillation_weight or min(0.95, max(0.5, 1.0 - labelled))
         weight = weight if config.distillation else 0.0
-        return TrainingSettings(epochs=config.epochs, learning_rate=config.learning_rate, distillation=weight)
+        return TrainingSettings(
+            epochs=config.epochs,
+            learning_rate=config.learning_rate,
+            evaluate_every=EVALUATE_EVERY,
+            distillation=weight,
+        )
 
     def task(self) -> Task:
         """What searches and trainings work on (makes the teacher on first use)."""
@@ -274,14 +282,20 @@ class Run:
             files = self._save_inputs() | self._save(SPEC, spec.to_json())
             self._finish("search", files, started, steps=0)
             return
-        settings = SearchSettings(candidates=self.config.candidates, rungs=_rungs(self.config.epochs))
-        space, budget = self.space(), self.config.budget()
+        config = self.config
+        settings = SearchSettings(config.strategy, config.candidates, _rungs(config.epochs), config.supernet_steps)
+        space, budget = self.space(), config.budget()
         # an infeasible budget is refused before the first file is written
-        draw_candidates(space, budget, self.prepared.size, 1, self.config.seed)
+        draw_candidates(space, budget, self.prepared.size, 1, config.seed)
         files = self._save_inputs()
         self._drop_changed_trials()
         table = TrialTable(self.folder / CANDIDATES)
+        supernet = read_supernet(self.folder / SUPERNET, space)
+        if supernet is not None and len(supernet) != config.supernet_steps:
+            supernet = None  # of another search
+        task = self.task()
         progress = Progress("search", settings.steps(), self._stream)
+        progress.advance(len(supernet or ()))
         best = 0.0
 
         def on_trial(candidate: Candidate, trial: Trial) -> None:
@@ -291,13 +305,32 @@ class Run:
             steps = trial.epochs * settings.rungs[trial.rung].seeds
             progress.advance(steps, f"best selection accuracy {100 * best:.1f} %")
 
-        result = search_random(
-            space, budget, self.task(), settings, self.config.seed, done=table.known(), on_trial=on_trial
+        def on_supernet(steps: Sequence[SupernetStep]) -> None:
+            self._save(SUPERNET, supernet_csv(space, steps))
+
+        result = search(
+            space,
+            budget,
+            task,
+            settings,
+            config.seed,
+            done=table.known(),
+            on_trial=on_trial,
+            supernet=supernet,
+            on_step=lambda: progress.advance(1, "supernet"),
+            on_supernet=on_supernet,
         )
-        files |= {CANDIDATES: sha256(read_file(self.folder / CANDIDATES))}
+        for name in (CANDIDATES, SUPERNET) if config.strategy == "feasible" else (CANDIDATES,):
+            files[name] = sha256(read_file(self.folder / name))
         files |= self._save(SPEC, result.best.spec.to_json())
         self._finish(
-            "search", files, started, steps=result.steps, space_size=str(space.size()), winner=result.best.number
+            "search",
+            files,
+            started,
+            steps=result.steps,
+            strategy=config.strategy,
+            space_size=str(space.size()),
+            winner=result.best.number,
         )
 
     def _save_inputs(self) -> dict[str, str]:
@@ -308,11 +341,12 @@ class Run:
         return files
 
     def _drop_changed_trials(self) -> None:
-        """Delete trials that a finished search did not write: they would decide another one."""
-        digest = self.record()["stages"].get("search", {}).get("files", {}).get(CANDIDATES)
-        path = self.folder / CANDIDATES
-        if digest is not None and path.exists() and sha256(read_file(path)) != digest:
-            path.unlink()
+        """Delete what a finished search did not write: it would decide another one."""
+        written = self.record()["stages"].get("search", {}).get("files", {})
+        for name in (CANDIDATES, SUPERNET):
+            path = self.folder / name
+            if name in written and path.exists() and sha256(read_file(path)) != written[name]:
+                path.unlink()
 
     def _given_spec(self) -> ModelSpec:
         spec = ModelSpec.from_json(read_text(self._spec_file))
@@ -473,58 +507,21 @@ class Run:
         graph, split = self.prepared.graph, self.prepared.split
         prediction = Executor(self.program()).run(graph.x, graph.edge_index)
         classes = prediction.codes.argmax(axis=1)
-        accuracy = {name: _accuracy(classes, graph, getattr(split, name)) for name in ("train", "val", "test")}
-        references = self._references()
+        accuracy = {name: node_accuracy(classes, graph, getattr(split, name)) for name in ("train", "val", "test")}
+        space = self.space()
+        progress = Progress("references", reference_trainings(self.config), self._stream)
+        references = measure_references(
+            self.config,
+            self.prepared,
+            replace(self.task(), teacher=None),  # references are tuned by accuracy alone
+            self.teacher(),
+            row_normalize=space.row_normalize,
+            input_signed=space.input_signed,
+            progress=progress,
+        )
         self._finish(
             "evaluate", {}, started, accuracy=accuracy, arena_bytes=prediction.arena_bytes, references=references
         )
-
-    def _references(self) -> dict[str, dict[str, float]]:
-        """Mean test accuracy of the full-precision GCN-16 on the same split, plain and distilled.
-
-        Its learning rate is the one of `REFERENCE_RATES` that does better on the selection nodes.
-        """
-        if not self.prepared.split.test.any():
-            return {}
-        graph, space = self.prepared.graph, self.space()
-        spec = gcn_spec(
-            graph.num_features,
-            graph.num_classes,
-            16,
-            row_normalize=space.row_normalize,
-            input_signed=space.input_signed,
-        )
-        kinds: dict[str, Tensor | None] = {"gcn16_fp32": None}
-        if self.config.distillation:
-            kinds["gcn16_fp32_distilled"] = self.teacher()
-        trainings = len(kinds) * (len(REFERENCE_RATES) + self.config.reference_seeds)
-        progress = Progress("references", trainings, self._stream)
-        results = {}
-        for kind, teacher in kinds.items() if self.config.reference_seeds else ():
-
-            def train(rate: float, seed: int, teacher: Tensor | None = teacher) -> TrainedModel:
-                settings = replace(self.training_settings(), learning_rate=rate)
-                trained = train_model(spec, self.prepared.data, settings, seed, teacher=teacher)
-                progress.advance()
-                return trained
-
-            task = replace(self.task(), teacher=None)  # references are tuned by accuracy alone
-            tuned = {rate: selection_score(train(rate, 0), task) for rate in REFERENCE_RATES}
-            rate = min(tuned, key=lambda tried: (-tuned[tried].accuracy, tuned[tried].loss))
-            tensors = graph_tensors(graph, None, spec.rounding, row_normalize=spec.row_normalize)
-            values = []
-            for seed in range(self.config.reference_seeds):
-                trained = train(rate, seed)
-                with torch.no_grad():
-                    classes = trained.model(tensors).argmax(dim=1).numpy()
-                values.append(_accuracy(classes, graph, self.prepared.split.test) or 0.0)
-            results[kind] = {
-                "test_mean": float(np.mean(values)),
-                "test_std": float(np.std(values, ddof=1)) if len(values) > 1 else 0.0,
-                "seeds": len(values),
-                "learning_rate": rate,
-            }
-        return results
 
 
 def fake_quant_form(model: QuantizedModel, program: IntegerProgram) -> Form:
@@ -542,10 +539,5 @@ def fake_quant_form(model: QuantizedModel, program: IntegerProgram) -> Form:
     return form
 
 
-def _accuracy(classes: Any, graph: Graph, mask: BoolArray) -> float | None:  # noqa: ANN401 - [N] integers
-    """Share of right classes on the nodes of `mask`; None where there are none."""
-    return float((classes[mask] == graph.y[mask]).mean()) if graph.y is not None and mask.any() else None
-
-
 def _rungs(epochs: int) -> tuple[Rung, ...]:
-    return (Rung(max(1, epochs // 5), 10), Rung(max(1, epochs // 2), 4), Rung(epochs, 1, seeds=3))
+    return (Rung(max(1, epochs // 5), 5), Rung(max(1, epochs // 2), 2), Rung(epochs, 1, seeds=2))

@@ -98,9 +98,30 @@ class SearchSpace:
         """The cheapest option of every choice: no model of the space is smaller in weights, buffers or peak."""
         return (0,) * len(self.genes())
 
-    def draw(self, rng: np.random.Generator) -> Choices:
-        """A uniform choice vector."""
-        return tuple(int(rng.integers(count)) for _, count in self.genes())
+    def widest(self) -> ModelSpec:
+        """A model whose parameters hold those of every model of the space: widest blocks, one head, all of them."""
+        learned = next((k for k, name in enumerate(self.attentions) if ATTENTIONS.get(name).learned), 0)
+        linear = self.shortcuts.index("linear") if "linear" in self.shortcuts else 0
+        wanted = {"attention": learned, "width": len(self.widths) - 1, "shortcut": linear}
+        genes = ((name.split(".")[1], count) for name, count in self.genes())
+        return self.spec(tuple(min(wanted.get(name, 0), count - 1) for name, count in genes))
+
+    def feasible_options(self, fits: Callable[[ModelSpec], bool]) -> tuple[tuple[int, ...], ...]:
+        """The options of every gene whose model `fits` while all others are the cheapest; never empty."""
+        names = range(len(self.genes()))
+
+        def alone(gene: int, option: int) -> bool:
+            return option == 0 or fits(self.spec(tuple(option if other == gene else 0 for other in names)))
+
+        return tuple(
+            tuple(option for option in range(count) if alone(gene, option))
+            for gene, (_, count) in enumerate(self.genes())
+        )
+
+    def draw(self, rng: np.random.Generator, options: tuple[tuple[int, ...], ...] | None = None) -> Choices:
+        """A uniform choice vector, or one of the given options of every gene."""
+        options = options or tuple(tuple(range(count)) for _, count in self.genes())
+        return tuple(listed[int(rng.integers(len(listed)))] for listed in options)
 
     def spec(self, choices: Choices) -> ModelSpec:
         """The model that a choice vector names."""

@@ -1,13 +1,16 @@
-"""Search: feasible random specs under a budget, then successive halving with real quantisation-aware training.
+"""Search under a budget: candidates that fit, then successive halving with real quantisation-aware training.
 
-This is the `random` strategy, the baseline that every other one must beat. Each rung trains its candidates from scratch
-for more epochs and keeps the best by their score: accuracy on the selection nodes, which neither the loss nor early
-stopping sees, and agreement with the teacher where there is one.
+Strategy `feasible` (the default) trains a supernet, fits the effect of every choice to its losses, draws effects, and
+takes the best model under the budget for each draw; what real trainings of one wave show decides the draws of the next.
+Strategy `random` draws feasible models uniformly: the baseline that every other one must beat.
+
+Each rung trains its candidates from scratch for more epochs and keeps the best by their score: accuracy on the
+selection nodes, which neither the loss nor early stopping sees, and agreement with the teacher where there is one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -16,12 +19,16 @@ from torch import Tensor
 from torch.nn import functional
 
 from lpgnas.budget import Budget
+from lpgnas.config import STRATEGIES
 from lpgnas.cost_models.rows import CostReport, GraphSize
 from lpgnas.cost_models.spec_cost import spec_cost
 from lpgnas.errors import ConfigError, InfeasibleBudget, LoweringError
 from lpgnas.lowering import lower
+from lpgnas.preferences import Controller, supernet_opinion
+from lpgnas.projection import project
 from lpgnas.search_space import Choices, SearchSpace
 from lpgnas.spec import ModelSpec
+from lpgnas.supernet import SupernetStep, train_supernet
 from lpgnas.training import TrainedModel, TrainingData, TrainingSettings, train_model
 
 MAX_SPEED_UP = 4.0
@@ -47,14 +54,24 @@ class SearchSettings:
     """How the search spends its steps.
 
     Attributes:
+        strategy: `feasible` or `random`.
         candidates: feasible specs that are drawn.
         rungs: rounds of halving; the last one keeps 1.
+        supernet_steps: training steps of the supernet (`feasible`).
+        waves: groups that candidates are drawn in; each knows the first ratings of those before (`feasible`).
     """
 
-    candidates: int = 32
-    rungs: tuple[Rung, ...] = (Rung(40, 10), Rung(100, 4), Rung(200, 1, seeds=3))
+    strategy: str = "feasible"
+    candidates: int = 16
+    rungs: tuple[Rung, ...] = (Rung(40, 5), Rung(100, 2), Rung(200, 1, seeds=2))
+    supernet_steps: int = 300
+    waves: int = 2
 
     def __post_init__(self) -> None:
+        if self.strategy not in STRATEGIES:
+            raise ConfigError(f"unknown strategy {self.strategy!r}; known: {', '.join(STRATEGIES)}")
+        if self.supernet_steps < 0 or self.waves < 1:
+            raise ConfigError(f"supernet_steps {self.supernet_steps} and waves {self.waves} must be at least 0 and 1")
         if self.candidates < 1:
             raise ConfigError(f"a search needs at least one candidate, got {self.candidates}")
         if not self.rungs or self.rungs[-1].keep != 1:
@@ -70,7 +87,8 @@ class SearchSettings:
     def steps(self) -> int:
         """Training steps of the whole search (its effort)."""
         counts = zip(self.entrants(), self.rungs, strict=True)
-        return sum(count * rung.epochs * rung.seeds for count, rung in counts)
+        halving = sum(count * rung.epochs * rung.seeds for count, rung in counts)
+        return halving + (self.supernet_steps if self.strategy == "feasible" else 0)
 
 
 @dataclass(frozen=True)
@@ -152,12 +170,7 @@ def draw_candidates(
     Raises:
         InfeasibleBudget: not even the smallest model of the space fits; the message names its sizes.
     """
-    rng = np.random.default_rng(seed)
-
-    def fits(spec: ModelSpec) -> bool:
-        cost = spec_cost(spec, size)
-        return budget.allows(weight_bits=cost.weight_bits, buffer_bits=cost.buffer_bits, peak_bits=cost.peak_bits)
-
+    rng, fits = np.random.default_rng(seed), _fits(budget, size)
     found: dict[str, Candidate] = {}
     for _ in range(20 * count):
         choices = space.draw_feasible(rng, fits)
@@ -169,6 +182,16 @@ def draw_candidates(
         if len(found) == count:
             break
     return tuple(found.values())
+
+
+def _fits(budget: Budget, size: GraphSize) -> Callable[[ModelSpec], bool]:
+    """Whether the model of a spec is within the budget on a graph of this size."""
+
+    def fits(spec: ModelSpec) -> bool:
+        cost = spec_cost(spec, size)
+        return budget.allows(weight_bits=cost.weight_bits, buffer_bits=cost.buffer_bits, peak_bits=cost.peak_bits)
+
+    return fits
 
 
 def _infeasible(space: SearchSpace, budget: Budget, size: GraphSize) -> InfeasibleBudget:
@@ -247,7 +270,51 @@ def _run_trial(candidate: Candidate, index: int, rung: Rung, task: Task, seed: i
     return Trial(candidate.number, index, rung.epochs, accuracy, loss, score)
 
 
-def search_random(
+class _Halving:
+    """Rates candidates rung by rung; remembers what an interrupted search rated."""
+
+    def __init__(
+        self,
+        task: Task,
+        settings: SearchSettings,
+        seed: int,
+        done: Mapping[tuple[str, int], Trial] | None,
+        on_trial: Callable[[Candidate, Trial], None] | None,
+    ) -> None:
+        self._task, self._settings, self._seed = task, settings, seed
+        self._done, self._on_trial = done or {}, on_trial
+        self.trials: list[Trial] = []
+
+    def rate(self, candidates: Sequence[Candidate], index: int) -> list[Trial]:
+        """Train candidates on a rung."""
+        return [self._rate(candidate, index) for candidate in candidates]
+
+    def _rate(self, candidate: Candidate, index: int) -> Trial:
+        rung = self._settings.rungs[index]
+        trial = self._done.get((candidate.spec.to_json(), index))
+        if trial is None or (trial.candidate, trial.epochs) != (candidate.number, rung.epochs):
+            # not rated yet, or by another search: its training would differ
+            trial = _run_trial(candidate, index, rung, self._task, self._seed)
+        self.trials.append(trial)
+        if self._on_trial is not None:
+            self._on_trial(candidate, trial)
+        return trial
+
+    def halve(self, candidates: Sequence[Candidate], steps: int) -> SearchResult:
+        """The winner among candidates that the first rung has rated; `steps` were spent before."""
+        alive, rated = list(candidates), list(self.trials)
+        for index, rung in enumerate(self._settings.rungs):
+            if index:
+                rated = self.rate(alive, index)
+            order = sorted(rated, key=lambda trial: (-trial.score, trial.loss, trial.candidate))
+            alive = [candidates[trial.candidate] for trial in order[: rung.keep]]
+        if all(trial.accuracy < 0 for trial in rated):
+            raise LoweringError("no candidate has an exact integer form; allow fewer bits or a smaller max_degree")
+        steps += sum(trial.epochs * self._settings.rungs[trial.rung].seeds for trial in self.trials)
+        return SearchResult(alive[0], tuple(candidates), tuple(self.trials), steps)
+
+
+def search(
     space: SearchSpace,
     budget: Budget,
     task: Task,
@@ -256,36 +323,90 @@ def search_random(
     *,
     done: Mapping[tuple[str, int], Trial] | None = None,
     on_trial: Callable[[Candidate, Trial], None] | None = None,
+    supernet: Sequence[SupernetStep] | None = None,
+    on_step: Callable[[], None] | None = None,
+    on_supernet: Callable[[Sequence[SupernetStep]], None] | None = None,
 ) -> SearchResult:
-    """Draw feasible candidates and halve them.
+    """Find candidates by the strategy of `settings` and halve them.
 
     Args:
-        space: what may be drawn.
+        space: what may be chosen.
         budget: what every candidate fits.
         task: what it trains on.
-        settings: candidates and rungs.
-        seed: of the draws and the trainings.
+        settings: strategy, candidates and rungs.
+        seed: of draws and trainings.
         done: trials of an interrupted run by (spec as JSON, rung); they are not trained again.
         on_trial: called after each new or remembered trial.
+        supernet: the steps of a supernet that was trained before, or None.
+        on_step: called after each step of the supernet.
+        on_supernet: called with the steps of a newly trained supernet.
 
     Raises:
         InfeasibleBudget: as `draw_candidates`.
+        LoweringError: no candidate has an exact integer form.
     """
-    candidates = draw_candidates(space, budget, task.size, settings.candidates, seed)
-    alive, trials = list(candidates), []
-    for index, rung in enumerate(settings.rungs):
-        results: list[tuple[float, float, int]] = []
-        for candidate in alive:
-            remembered = (done or {}).get((candidate.spec.to_json(), index))
-            if remembered is not None and (remembered.candidate, remembered.epochs) != (candidate.number, rung.epochs):
-                remembered = None  # of another search: its training would differ
-            trial = remembered or _run_trial(candidate, index, rung, task, seed)
-            trials.append(trial)
-            results.append((-trial.score, trial.loss, candidate.number))
-            if on_trial is not None:
-                on_trial(candidate, trial)
-        alive = [candidates[number] for _, _, number in sorted(results)[: rung.keep]]
-    if trials[-1].accuracy < 0 and all(trial.accuracy < 0 for trial in trials if trial.rung == trials[-1].rung):
-        raise LoweringError("no candidate has an exact integer form; allow fewer bits or a smaller max_degree")
-    steps = sum(trial.epochs * settings.rungs[trial.rung].seeds for trial in trials)
-    return SearchResult(alive[0], candidates, tuple(trials), steps)
+    halving = _Halving(task, settings, seed, done, on_trial)
+    if settings.strategy == "random":
+        candidates = draw_candidates(space, budget, task.size, settings.candidates, seed)
+        halving.rate(candidates, 0)
+        return halving.halve(candidates, 0)
+    draw_candidates(space, budget, task.size, 1, seed)  # an infeasible budget is refused before anything is trained
+    if supernet is None:
+        supernet = train_supernet(
+            space,
+            _fits(budget, task.size),
+            task.data,
+            task.settings,
+            seed,
+            steps=settings.supernet_steps,
+            teacher=task.teacher,
+            on_step=on_step,
+        )
+        if on_supernet is not None:
+            on_supernet(supernet)
+    opinion = supernet_opinion(space, [s.choices for s in supernet], np.array([s.loss for s in supernet]))
+    drawn = _Draws(space, budget, task.size, Controller(space, opinion), seed)
+    for wave in range(settings.waves):
+        count = settings.candidates * (wave + 1) // settings.waves - settings.candidates * wave // settings.waves
+        halving.rate(drawn.next(count), 0)
+        drawn.learn(halving.trials)
+    return halving.halve(drawn.candidates, len(supernet))
+
+
+class _Draws:
+    """Different feasible candidates, the best models under the budget for drawn effects (Thompson sampling)."""
+
+    def __init__(self, space: SearchSpace, budget: Budget, size: GraphSize, controller: Controller, seed: int) -> None:
+        self._space, self._budget, self._size, self._controller = space, budget, size, controller
+        self._fits, self._seed, self._rng = _fits(budget, size), seed, np.random.default_rng(seed)
+        self._seen: set[str] = set()
+        self.candidates: list[Candidate] = []
+
+    def next(self, count: int) -> list[Candidate]:
+        """Up to `count` new candidates."""
+        before = len(self.candidates)
+        for _ in range(8 * count):
+            if len(self.candidates) - before == count:
+                break
+            # the first candidate is the controller's favourite
+            rng = self._rng if self.candidates else None
+            self._admit(project(self._space, self._controller.preferences(rng), self._fits))
+        if len(self.candidates) - before < count:  # a space or a budget with few models
+            wanted = len(self.candidates) + count
+            for spare in draw_candidates(self._space, self._budget, self._size, wanted, self._seed):
+                if len(self.candidates) - before < count:
+                    self._admit(spare.choices)
+        return self.candidates[before:]
+
+    def _admit(self, choices: Choices | None) -> None:
+        spec = None if choices is None else self._space.spec(choices)
+        if choices is None or spec is None or spec.to_json() in self._seen:  # several choice vectors name one model
+            return
+        self._seen.add(spec.to_json())
+        self.candidates.append(Candidate(len(self.candidates), choices, spec, spec_cost(spec, self._size)))
+
+    def learn(self, trials: Sequence[Trial]) -> None:
+        """Take the ratings of the first rung."""
+        rated = [trial for trial in trials if trial.rung == 0]
+        choices = [self.candidates[trial.candidate].choices for trial in rated]
+        self._controller.learn(choices, np.array([trial.score for trial in rated]))

@@ -145,12 +145,14 @@ def train_model(
     optimizer = _optimizer(model, settings)
     keeper = _Keeper(model, data, graph, stop_graph, early_stopping=settings.early_stopping)
     keeper.evaluate(observe=True)
+    # a float model without early stopping is looked at once, at its end
+    looks = settings.early_stopping or any(f != FLOAT32 for layer in spec.layers for f in layer.formats.values())
     for epoch in range(1, settings.epochs + 1):
         optimizer.zero_grad(set_to_none=True)
         logits = model(graph, dropout=settings.dropout, generator=generator)
-        _loss(logits, data, settings, teacher).backward()  # type: ignore[no-untyped-call]
+        training_loss(logits, data, settings, teacher).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
-        if epoch % settings.evaluate_every == 0 or epoch == settings.epochs:
+        if (looks and epoch % settings.evaluate_every == 0) or epoch == settings.epochs:
             keeper.evaluate(observe=epoch <= settings.freeze_at * settings.epochs)
         if progress is not None:
             progress(epoch)
@@ -206,7 +208,8 @@ def _optimizer(model: QuantizedModel, settings: TrainingSettings) -> torch.optim
     return torch.optim.Adam(groups, lr=settings.learning_rate, fused=True)
 
 
-def _loss(logits: Tensor, data: TrainingData, settings: TrainingSettings, teacher: Tensor | None) -> Tensor:
+def training_loss(logits: Tensor, data: TrainingData, settings: TrainingSettings, teacher: Tensor | None) -> Tensor:
+    """Cross-entropy of the labels, mixed with the divergence from the teacher's soft labels on all nodes."""
     labels = functional.cross_entropy(logits[data.train], data.labels[data.train])
     if teacher is None or settings.distillation == 0.0:
         return labels

@@ -1,15 +1,19 @@
-"""`candidates.csv`: what a search trained, kept after every trial so that an interrupted search resumes."""
+"""`candidates.csv` and `supernet.csv`: what a search trained, kept so that an interrupted search resumes."""
 
 from __future__ import annotations
 
 import csv
 import io
+import math
+from collections.abc import Sequence
 from pathlib import Path
 
 from lpgnas.errors import LpgnasError, RunFolderError
 from lpgnas.results import read_text, write_atomic
+from lpgnas.search_space import SearchSpace
 from lpgnas.spec import ModelSpec
 from lpgnas.strategy import Candidate, Trial
+from lpgnas.supernet import SupernetStep
 
 
 class TrialTable:
@@ -65,3 +69,35 @@ class TrialTable:
         writer.writeheader()
         writer.writerows(self._rows.values())
         write_atomic(self._path, text.getvalue())
+
+
+def supernet_csv(space: SearchSpace, steps: Sequence[SupernetStep]) -> str:
+    """One row a step of the supernet: its loss, and the option that was sampled for every gene."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["loss", *(name for name, _ in space.genes())])
+    writer.writerows([repr(step.loss), *step.choices] for step in steps)
+    return text.getvalue()
+
+
+def read_supernet(path: Path, space: SearchSpace) -> list[SupernetStep] | None:
+    """The steps in a `supernet.csv`; None where there is no such file, or it is of another space.
+
+    Raises:
+        RunFolderError: a file that `supernet_csv` did not make.
+    """
+    if not path.exists():
+        return None
+    rows = list(csv.reader(io.StringIO(read_text(path), newline="")))
+    if not rows or rows[0] != ["loss", *(name for name, _ in space.genes())]:
+        return None
+    counts = [count for _, count in space.genes()]
+    try:
+        steps = [SupernetStep(tuple(map(int, row[1:])), float(row[0])) for row in rows[1:]]
+    except (ValueError, IndexError) as error:
+        raise RunFolderError(f"{path} is damaged ({error!r}); delete it to search again") from error
+    for step in steps:
+        inside = len(step.choices) == len(counts) and all(0 <= c < n for c, n in zip(step.choices, counts, strict=True))
+        if not inside or not math.isfinite(step.loss):
+            raise RunFolderError(f"{path} is damaged (step {step}); delete it to search again")
+    return steps

@@ -88,7 +88,7 @@ def test_a_graph_that_was_not_kept_before_an_interrupt(tmp_path: Path, monkeypat
     whole = lpgnas.search(runs.small_graph(), out=tmp_path / "whole", **BRIEF)
     with monkeypatch.context() as patch:
         patch.setattr("lpgnas.pipeline.Run._save_inputs", lambda run: run._save("config.toml", run.config.to_toml()))
-        patch.setattr("lpgnas.pipeline.search_random", lambda *arguments, **options: 1 / 0)
+        patch.setattr("lpgnas.pipeline.search", lambda *arguments, **options: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             lpgnas.search(runs.small_graph(), out=tmp_path / "run", **BRIEF)
     with pytest.raises(DatasetError, match=r"graph\.npz: there is no such file"):

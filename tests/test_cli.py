@@ -391,7 +391,7 @@ def test_an_interrupt_has_its_own_code(small_npz: Path, tmp_path: Path, monkeypa
     def interrupted(*arguments: object, **options: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("lpgnas.pipeline.search_random", interrupted)
+    monkeypatch.setattr("lpgnas.pipeline.search", interrupted)
     options = ("--quiet", "--dataset", small_npz, *runs.QUICK, "--no-distillation", "--out", tmp_path / "run")
     done = runs.lpgnas("run", *options)
     assert (done.code, done.err) == (130, "interrupted; the same command goes on where it stopped\n")

@@ -21,12 +21,18 @@ from lpgnas.strategy import (
     Task,
     Trial,
     draw_candidates,
-    search_random,
+    search,
 )
+from lpgnas.supernet import SupernetStep
 from lpgnas.training import TrainingSettings, transductive_data
 
 SPACE = SearchSpace(runs.FEATURES, runs.CLASSES, row_normalize=True)
-SETTINGS = SearchSettings(candidates=5, rungs=(Rung(1, 3), Rung(2, 2), Rung(4, 1)))
+RUNGS = (Rung(1, 3), Rung(2, 2), Rung(4, 1))
+SETTINGS = {
+    "feasible": SearchSettings("feasible", candidates=5, rungs=RUNGS, supernet_steps=8),
+    "random": SearchSettings("random", candidates=5, rungs=RUNGS),
+}
+both = pytest.mark.parametrize("strategy", SETTINGS)
 SIZE = GraphSize(runs.NODES, runs.small_graph().num_edges)
 
 LIMITS = {"weight_bits": "weights", "buffer_bits": "buffers", "peak_bits": "peak"}
@@ -39,7 +45,9 @@ def task(max_degree: int = 40) -> Task:
     return Task(data, select, SIZE, max_degree, None, TrainingSettings(distillation=0.0))
 
 
-def searched(done: dict[tuple[str, int], Trial] | None = None, seed: int = 0) -> tuple[SearchResult, list[Trial]]:
+def searched(
+    strategy: str, done: dict[tuple[str, int], Trial] | None = None, seed: int = 0
+) -> tuple[SearchResult, list[Trial]]:
     """The result, and what was reported on the way."""
     reported: list[Trial] = []
 
@@ -47,16 +55,19 @@ def searched(done: dict[tuple[str, int], Trial] | None = None, seed: int = 0) ->
         assert candidate.number == trial.candidate
         reported.append(trial)
 
-    return search_random(SPACE, Budget(), task(), SETTINGS, seed, done=done, on_trial=on_trial), reported
+    settings = SETTINGS[strategy]
+    return search(SPACE, Budget(), task(), settings, seed, done=done, on_trial=on_trial), reported
 
 
-def test_halving_keeps_the_best_of_each_rung() -> None:
-    result, reported = searched()
+@both
+def test_halving_keeps_the_best_of_each_rung(strategy: str) -> None:
+    result, reported = searched(strategy)
     assert tuple(reported) == result.trials
     rungs = [[trial for trial in reported if trial.rung == rung] for rung in range(3)]
-    assert [len(rung) for rung in rungs] == list(SETTINGS.entrants()) == [5, 3, 2]
-    assert result.steps == SETTINGS.steps() == 5 * 1 + 3 * 2 + 2 * 4
-    for rung, following, spec in zip(rungs, [*rungs[1:], None], SETTINGS.rungs, strict=True):
+    assert [len(rung) for rung in rungs] == list(SETTINGS[strategy].entrants()) == [5, 3, 2]
+    supernet = 8 if strategy == "feasible" else 0
+    assert result.steps == SETTINGS[strategy].steps() == supernet + 5 * 1 + 3 * 2 + 2 * 4
+    for rung, following, spec in zip(rungs, [*rungs[1:], None], RUNGS, strict=True):
         assert {trial.epochs for trial in rung} == {spec.epochs}
         ranked = sorted(rung, key=lambda trial: (-trial.score, trial.loss, trial.candidate))
         kept = [trial.candidate for trial in ranked[: spec.keep]]
@@ -65,38 +76,68 @@ def test_halving_keeps_the_best_of_each_rung() -> None:
     assert len({candidate.spec.to_json() for candidate in result.candidates}) == 5
 
 
-def test_a_search_repeats_and_depends_on_its_seed() -> None:
-    (first, _), (again, _), (other, _) = searched(), searched(), searched(seed=1)
+@both
+def test_a_search_repeats_and_depends_on_its_seed(strategy: str) -> None:
+    (first, _), (again, _), (other, _) = searched(strategy), searched(strategy), searched(strategy, seed=1)
     assert first == again
     assert first.candidates != other.candidates
 
 
-def test_a_resumed_search_trains_nothing_twice(monkeypatch: pytest.MonkeyPatch) -> None:
-    whole, trials = searched()
+@both
+def test_a_resumed_search_trains_nothing_twice(strategy: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, trials = searched(strategy)
     specs = [candidate.spec.to_json() for candidate in whole.candidates]
     for known in (4, len(trials)):
         with monkeypatch.context() as patch:
             if known == len(trials):  # nothing is left to train
                 patch.delattr("lpgnas.strategy.train_model")
             done = {(specs[trial.candidate], trial.rung): trial for trial in trials[:known]}
-            resumed, reported = searched(done)
+            resumed, reported = searched(strategy, done)
         assert resumed == whole
         assert all(one is other for one, other in zip(reported[:known], trials, strict=False))
 
 
-def test_remembered_trials_decide() -> None:
-    whole, trials = searched()
+@both
+def test_remembered_trials_decide(strategy: str) -> None:
+    whole, trials = searched(strategy)
     specs = [candidate.spec.to_json() for candidate in whole.candidates]
     loser = next(trial.candidate for trial in trials[4::-1] if trial.candidate not in {t.candidate for t in trials[5:]})
     done = {(specs[loser], rung): Trial(loser, rung, epochs, 1.1, 0.0, 1.1) for rung, epochs in enumerate((1, 2, 4))}
-    assert searched(done)[0].best.number == loser
+    assert searched(strategy, done)[0].best.number == loser
+
+
+def test_a_supernet_is_trained_once() -> None:
+    kept: list[SupernetStep] = []
+    whole = search(SPACE, Budget(), task(), SETTINGS["feasible"], 0, on_supernet=kept.extend)
+    assert len(kept) == 8
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delattr("lpgnas.strategy.train_supernet")
+        assert search(SPACE, Budget(), task(), SETTINGS["feasible"], 0, supernet=kept) == whole
+
+
+def test_later_waves_learn_from_earlier_ones() -> None:
+    """Where one activation alone decides the rating, later waves prefer it."""
+    settings = SearchSettings("feasible", 24, (Rung(1, 1),), supernet_steps=0, waves=3)
+    space = replace(SPACE, depth=2)
+
+    def tanh(candidate: Candidate) -> bool:
+        return candidate.spec.layers[0].activation == "tanh"
+
+    def rated(candidate: Candidate, index: int, rung: Rung, task: Task, seed: int) -> Trial:
+        return Trial(candidate.number, index, rung.epochs, 0.5, 1.0, 0.9 if tanh(candidate) else 0.1)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("lpgnas.strategy._run_trial", rated)
+        result = search(space, Budget(), task(), settings, 0)
+    assert sum(map(tanh, result.candidates[16:])) > sum(map(tanh, result.candidates[:8]))
+    assert tanh(result.best)
 
 
 @pytest.mark.parametrize("what", LIMITS)
 def test_an_infeasible_budget_names_the_smallest_feasible_one(what: str) -> None:
     least = getattr(spec_cost(SPACE.spec(SPACE.smallest()), SIZE), what)
     with pytest.raises(InfeasibleBudget) as caught:
-        search_random(SPACE, Budget(**{LIMITS[what]: least - 1}), task(), SETTINGS, 0)
+        search(SPACE, Budget(**{LIMITS[what]: least - 1}), task(), SETTINGS["feasible"], 0)
     message = str(caught.value)
     assert f"too small: {what.removesuffix('_bits')}. " in message
     named = message.rsplit("budget is ", 1)[1].split()
@@ -117,15 +158,20 @@ def test_a_small_space_gives_fewer_candidates() -> None:
     assert len(found) == 2
 
 
-def test_a_search_without_any_exact_model_is_refused() -> None:
+@both
+def test_a_search_without_any_exact_model_is_refused(strategy: str) -> None:
     with pytest.raises(LoweringError, match="no candidate has an exact integer form"):
-        search_random(SPACE, Budget(), task(max_degree=1 << 20), SETTINGS, 0)
+        search(SPACE, Budget(), task(max_degree=1 << 20), SETTINGS[strategy], 0)
 
 
 def test_settings_that_are_refused() -> None:
     with pytest.raises(ConfigError, match="at least one candidate, got 0"):
         SearchSettings(candidates=0)
+    with pytest.raises(ConfigError, match="unknown strategy 'best'; known: feasible, random"):
+        SearchSettings("best")
+    with pytest.raises(ConfigError, match="supernet_steps -1 and waves 3"):
+        SearchSettings(supernet_steps=-1, waves=3)
     for rungs in ((), (Rung(5, 2),)):
         with pytest.raises(ConfigError, match="the last rung must keep exactly 1"):
             SearchSettings(rungs=rungs)
-    assert SearchSettings(2).entrants() == (2, 2, 2)
+    assert SearchSettings(candidates=2).entrants() == (2, 2, 2)

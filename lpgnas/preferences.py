@@ -1,0 +1,118 @@
+"""What a search has learned about each choice: a Bayesian linear model with one effect for every option of every gene.
+
+The controller of the search. Its effects add up, so that `lpgnas.projection` finds the best feasible model of a drawn
+set of effects exactly (Thompson sampling). It learns first from the supernet's losses, then from real trainings, where
+the supernet's opinion is one more regressor: shared weights rank models badly, but single choices well enough to start.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from statistics import NormalDist
+
+import numpy as np
+import numpy.typing as npt
+
+from lpgnas.projection import Preferences
+from lpgnas.search_space import Choices, SearchSpace
+
+Floats = npt.NDArray[np.float64]
+
+EFFECT_VARIANCE, NOISE_VARIANCE = 0.07, 0.7
+"""Prior variance of an effect, and of what effects do not explain, for ratings of variance 1: additive models of random
+feasible specs explained about a third of their rating."""
+TRUST_MEAN, TRUST_VARIANCE = 0.6, 0.1
+"""Prior of the weight of the supernet's opinion among the effects of real trainings."""
+
+
+def one_hot(space: SearchSpace, choices: list[Choices]) -> Floats:
+    """Choice vectors as rows [n, options of all genes] of zeros and ones."""
+    counts = [count for _, count in space.genes()]
+    offsets = np.cumsum([0, *counts[:-1]])
+    rows = np.zeros((len(choices), sum(counts)))
+    for row, vector in zip(rows, choices, strict=True):
+        row[offsets + np.asarray(vector)] = 1.0
+    return rows
+
+
+def normal_scores(values: Floats) -> Floats:
+    """Ranks as quantiles of the standard normal distribution: a few hopeless models must not decide the fit."""
+    ranks = np.argsort(np.argsort(values, kind="stable"), kind="stable")
+    return np.array([NormalDist().inv_cdf((rank + 0.5) / len(values)) for rank in ranks])
+
+
+@dataclass(frozen=True)
+class Effects:
+    """Posterior of the effects: normal with `mean` [P] and `covariance` [P, P]."""
+
+    mean: Floats
+    covariance: Floats
+
+    @classmethod
+    def prior(cls, count: int) -> Effects:
+        """Nothing known about `count` effects."""
+        return cls(np.zeros(count), EFFECT_VARIANCE * np.eye(count))
+
+    def given(self, rows: Floats, ratings: Floats) -> Effects:
+        """The posterior after `ratings` [n] (variance about 1) of models with regressors `rows` [n, P]."""
+        centred = rows - rows.mean(axis=0)
+        precision = np.linalg.inv(self.covariance)
+        posterior = np.linalg.inv(precision + centred.T @ centred / NOISE_VARIANCE)
+        posterior = (posterior + posterior.T) / 2
+        return Effects(
+            posterior @ (precision @ self.mean + centred.T @ (ratings - ratings.mean()) / NOISE_VARIANCE), posterior
+        )
+
+    def draw(self, rng: np.random.Generator) -> Floats:
+        """One set of effects [P]."""
+        return rng.multivariate_normal(self.mean, self.covariance, method="cholesky")
+
+
+def supernet_opinion(space: SearchSpace, choices: list[Choices], losses: Floats) -> Floats:
+    """Effects [P] of every option on the supernet's loss, better is larger, scaled to predictions of variance 1.
+
+    The loss falls while the weights learn: a quadratic trend of `-log(loss)` is taken out, and the first quarter of the
+    steps left out.
+    """
+    count = sum(options for _, options in space.genes())
+    start = len(losses) // 4
+    kept, steps = -np.log(losses[start:]), np.arange(len(losses) - start, dtype=np.float64)
+    if len(kept) < 4:
+        return np.zeros(count)
+    ratings = kept - np.polyval(np.polyfit(steps, kept, 2), steps)
+    deviation = float(ratings.std())
+    rows = one_hot(space, choices[start:])
+    effects = Effects.prior(count).given(rows, ratings / deviation).mean if deviation > 0 else np.zeros(count)
+    spread = float((rows @ effects).std())
+    return effects / spread if spread > 0 else effects
+
+
+class Controller:
+    """Draws preferences, and learns from real trainings.
+
+    Args:
+        space: whose options have effects.
+        opinion: of the supernet, as `supernet_opinion` gives it; zeros for none.
+    """
+
+    def __init__(self, space: SearchSpace, opinion: Floats) -> None:
+        self._space, self._opinion = space, opinion
+        count = len(opinion)
+        covariance = EFFECT_VARIANCE * np.eye(count + 1)
+        covariance[count, count] = TRUST_VARIANCE
+        self._prior = Effects(np.append(np.zeros(count), TRUST_MEAN), covariance)
+        self.effects = self._prior
+
+    def learn(self, choices: list[Choices], ratings: Floats) -> None:
+        """Take all real trainings so far: `ratings` [n], more is better."""
+        if len(choices) > 1:
+            rows = one_hot(self._space, choices)
+            regressors = np.column_stack([rows, rows @ self._opinion])
+            self.effects = self._prior.given(regressors, normal_scores(ratings))
+
+    def preferences(self, rng: np.random.Generator | None = None) -> Preferences:
+        """Effects of every option, gene by gene: the mean ones, or a draw."""
+        drawn = self.effects.mean if rng is None else self.effects.draw(rng)
+        total = drawn[:-1] + drawn[-1] * self._opinion
+        counts = [count for _, count in self._space.genes()]
+        return np.split(total, np.cumsum(counts)[:-1])

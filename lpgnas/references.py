@@ -1,0 +1,92 @@
+"""Full-precision references of a run: the GCN-16 on the same split, plain and distilled, tuned like ours."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lpgnas.config import RunConfig
+from lpgnas.graph import BoolArray, Graph
+from lpgnas.graph_tensors import graph_tensors
+from lpgnas.preparation import Prepared
+from lpgnas.progress import Progress
+from lpgnas.strategy import Task, selection_score
+from lpgnas.training import TrainedModel, gcn_spec, train_model
+
+RATES = (0.01, 0.03)
+"""Learning rates that a reference chooses from: Kipf & Welling's (2017), and that of the search."""
+HIDDEN = 16
+
+
+def reference_trainings(config: RunConfig) -> int:
+    """How many models `measure_references` trains."""
+    kinds = 2 if config.distillation else 1
+    return kinds * (len(RATES) + config.reference_seeds - 1) if config.reference_seeds else 0
+
+
+def measure_references(
+    config: RunConfig,
+    prepared: Prepared,
+    task: Task,
+    teacher: Tensor | None,
+    *,
+    row_normalize: bool,
+    input_signed: bool,
+    progress: Progress,
+) -> dict[str, dict[str, float]]:
+    """Test accuracy of each reference over `config.reference_seeds` initial weights.
+
+    The learning rate is the one of `RATES` that does better on the selection nodes with the first seed; its model is
+    the first of those that are tested.
+
+    Args:
+        config: seeds, and whether there is a distilled reference.
+        prepared: the graph and its split; without test nodes there is nothing to measure.
+        task: data, selection nodes and training settings, without a teacher.
+        teacher: soft labels [N, C] for the distilled reference, or None.
+        row_normalize: as searched models have it.
+        input_signed: likewise.
+        progress: advanced once a training.
+    """
+    graph, test = prepared.graph, prepared.split.test
+    if not test.any() or not config.reference_seeds:
+        return {}
+    spec = gcn_spec(
+        graph.num_features, graph.num_classes, HIDDEN, row_normalize=row_normalize, input_signed=input_signed
+    )
+    tensors = graph_tensors(graph, None, spec.rounding, row_normalize=row_normalize)
+    kinds = {"gcn16_fp32": None} | ({"gcn16_fp32_distilled": teacher} if teacher is not None else {})
+    results = {}
+    for kind, soft in kinds.items():
+
+        def trained(rate: float, seed: int, soft: Tensor | None = soft) -> TrainedModel:
+            settings = replace(task.settings, learning_rate=rate)
+            model = train_model(spec, task.data, settings, seed, teacher=soft)
+            progress.advance()
+            return model
+
+        tuned = {rate: trained(rate, 0) for rate in RATES}
+        scores = {rate: selection_score(model, task) for rate, model in tuned.items()}
+        rate = min(RATES, key=lambda tried: (-scores[tried].accuracy, scores[tried].loss))
+        values = []
+        for seed in range(config.reference_seeds):
+            model = trained(rate, seed).model if seed else tuned[rate].model
+            with torch.no_grad():
+                classes = model(tensors).argmax(dim=1).numpy()
+            values.append(node_accuracy(classes, graph, test) or 0.0)
+        results[kind] = {
+            "test_mean": float(np.mean(values)),
+            "test_std": float(np.std(values, ddof=1)) if len(values) > 1 else 0.0,
+            "seeds": len(values),
+            "learning_rate": rate,
+        }
+    return results
+
+
+def node_accuracy(classes: Any, graph: Graph, mask: BoolArray) -> float | None:  # noqa: ANN401 - [N] integers
+    """Share of right classes on the nodes of `mask`; None where there are none."""
+    return float((classes[mask] == graph.y[mask]).mean()) if graph.y is not None and mask.any() else None

@@ -1,0 +1,118 @@
+"""The supernet: one set of full-precision weights that every model of a search space takes its own from, by slices.
+
+A narrower block uses the first rows and columns of the widest one; operators and formats are applied on top, so that
+a step costs what a step of the sampled model costs. One sampled model a step trains the weights for all choices.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.func import functional_call
+
+from lpgnas.graph_tensors import GraphTensors, input_fraction
+from lpgnas.layers import QuantizedModel
+from lpgnas.search_space import Choices, SearchSpace
+from lpgnas.spec import ModelSpec
+from lpgnas.training import TrainingData, TrainingSettings, training_loss
+
+
+class Supernet:
+    """Shared weights of a search space.
+
+    Args:
+        space: whose models share.
+        input_fraction: of the features, as `lpgnas.graph_tensors.input_fraction` gives it.
+
+    Attributes:
+        parameters: the shared tensors by the names of `QuantizedModel`, at their largest shapes.
+    """
+
+    def __init__(self, space: SearchSpace, input_fraction: int) -> None:
+        self._input_fraction = input_fraction
+        widest = QuantizedModel(space.widest(), input_fraction)
+        self.parameters = dict(widest.named_parameters())
+
+    def logits(
+        self,
+        spec: ModelSpec,
+        graph: GraphTensors,
+        *,
+        dropout: float = 0.0,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Logits [N, C] of a model with the shared weights; fractions are chosen from what flows through it."""
+        model = QuantizedModel(spec, self._input_fraction)
+        slices = {name: _slice(self.parameters[name], own.shape) for name, own in model.named_parameters()}
+        result: Tensor = functional_call(
+            model, slices, (graph,), {"observe": True, "dropout": dropout, "generator": generator}
+        )
+        return result
+
+
+def _slice(shared: Tensor, shape: torch.Size) -> Tensor:
+    """The first entries of every dimension; of an attention vector [1, width], the first ones over all heads."""
+    if shared.dim() == 2 and shared.shape[0] == 1 and shape[0] * shape[1] <= shared.shape[1]:
+        return shared[0, : shape.numel()].view(shape)
+    return shared[tuple(slice(0, size) for size in shape)]
+
+
+@dataclass(frozen=True)
+class SupernetStep:
+    """One step: the model that was sampled and its training loss."""
+
+    choices: Choices
+    loss: float
+
+
+def train_supernet(
+    space: SearchSpace,
+    fits: Callable[[ModelSpec], bool],
+    data: TrainingData,
+    settings: TrainingSettings,
+    seed: int,
+    *,
+    steps: int,
+    teacher: Tensor | None = None,
+    on_step: Callable[[], None] | None = None,
+) -> list[SupernetStep]:
+    """Train the shared weights, one sampled model a step, and keep the losses.
+
+    Every other model is drawn feasibly, the others from all options that can be part of a feasible model: under a tight
+    budget most feasible models are narrow, and little would be learned about wide ones.
+
+    Args:
+        space: what is sampled.
+        fits: whether a model is within the budget.
+        data: graphs, labels and nodes.
+        settings: learning rate, dropout and distillation.
+        seed: of weights, samples and dropout.
+        steps: number of steps.
+        teacher: soft labels [N, C], or None.
+        on_step: called after each step.
+    """
+    torch.manual_seed(seed)
+    generator, rng = torch.Generator().manual_seed(seed), np.random.default_rng(seed)
+    fraction = input_fraction(data.graph, space.input_format.bits, signed=space.input_signed)
+    supernet = Supernet(space, fraction)
+    graph = data.tensors(QuantizedModel(space.spec(space.smallest()), fraction), stop=False)
+    optimizer = torch.optim.Adam(supernet.parameters.values(), lr=settings.learning_rate, fused=True)
+    options = space.feasible_options(fits)
+    done: list[SupernetStep] = []
+    for step in range(steps):
+        choices = space.draw_feasible(rng, fits) if step % 2 else space.draw(rng, options)
+        if choices is None:
+            break
+        optimizer.zero_grad(set_to_none=True)
+        logits = supernet.logits(space.spec(choices), graph, dropout=settings.dropout, generator=generator)
+        loss = training_loss(logits, data, settings, teacher)
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        done.append(SupernetStep(choices, float(loss.detach())))
+        if on_step is not None:
+            on_step()
+    return done

@@ -1,0 +1,86 @@
+"""Exact projection under budgets: against all models of a small space, and feasible on published sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import product
+
+import numpy as np
+import pytest
+
+from lpgnas import projection
+from lpgnas.budget import Budget
+from lpgnas.cost_models.rows import GraphSize
+from lpgnas.cost_models.spec_cost import spec_cost
+from lpgnas.projection import Preferences, project, worth
+from lpgnas.search_space import SearchSpace
+from lpgnas.spec import ModelSpec
+
+SMALL = SearchSpace(
+    12, 3, activations=("relu", "tanh"), aggregations=("sum", "max"), widths=(4, 8, 12), heads=(1, 2),
+    weight_formats=("binary", "fixed4"), code_bits=(4, 8), attentions=("const", "gat"), depth=1,
+)  # fmt: skip
+SIZE = GraphSize(60, 200)
+CORA = SearchSpace(1433, 7, row_normalize=True)
+CORA_SIZE = GraphSize(2708, 10_556)
+
+
+def fits_in(budget: Budget, size: GraphSize) -> Callable[[ModelSpec], bool]:
+    def fits(spec: ModelSpec) -> bool:
+        cost = spec_cost(spec, size)
+        return budget.allows(weight_bits=cost.weight_bits, buffer_bits=cost.buffer_bits, peak_bits=cost.peak_bits)
+
+    return fits
+
+
+def random_preferences(space: SearchSpace, rng: np.random.Generator) -> Preferences:
+    return [rng.normal(size=count) for _, count in space.genes()]
+
+
+@pytest.mark.parametrize("depth", [1, 2])
+def test_no_feasible_model_is_worth_more(depth: int) -> None:
+    two = replace(SMALL, depth=2, activations=("tanh",), aggregations=("sum",), heads=(1,), shortcuts=("none",))
+    space = SMALL if depth == 1 else two
+    vectors = list(product(*(range(count) for _, count in space.genes())))
+    rng = np.random.default_rng(0)
+    costs = [spec_cost(space.spec(choices), SIZE) for choices in vectors]
+    for _ in range(6):
+        low, high = min(c.weight_bits for c in costs), max(c.weight_bits for c in costs)
+        budget = Budget(weights=int(rng.integers(low, high + 1)), buffers=int(rng.integers(30_000, 60_000)))
+        inside = [
+            choices
+            for choices, cost in zip(vectors, costs, strict=True)
+            if not budget.excess(weight_bits=cost.weight_bits, buffer_bits=cost.buffer_bits, peak_bits=cost.peak_bits)
+        ]
+        preferences = random_preferences(space, rng)
+        found = project(space, preferences, fits_in(budget, SIZE))
+        if not inside:
+            assert found is None
+            continue
+        assert found in inside
+        assert worth(found, preferences) == pytest.approx(max(worth(one, preferences) for one in inside))
+
+
+def test_a_free_space_gives_every_favourite() -> None:
+    preferences = random_preferences(CORA, np.random.default_rng(1))
+    found = project(CORA, preferences, lambda spec: True)
+    assert found == tuple(int(values.argmax()) for values in preferences)
+
+
+def test_ties_go_to_the_cheaper_option() -> None:
+    flat = [np.zeros(count) for _, count in CORA.genes()]
+    assert project(CORA, flat, lambda spec: True) == CORA.smallest()
+
+
+@pytest.mark.parametrize("checks", [0, 20, 4000])
+def test_what_is_left_after_too_many_checks_is_feasible(checks: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(projection, "MAX_CHECKS", checks)
+    rng, fits = np.random.default_rng(2), fits_in(Budget(weights="1KiB", buffers="40KiB", peak="500KiB"), CORA_SIZE)
+    for _ in range(5):
+        found = project(CORA, random_preferences(CORA, rng), fits)
+        assert found is not None and fits(CORA.spec(found))
+
+
+def test_an_infeasible_budget_has_no_projection() -> None:
+    assert project(CORA, random_preferences(CORA, np.random.default_rng(3)), lambda spec: False) is None
