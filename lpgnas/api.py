@@ -161,7 +161,7 @@ def search(
 
     Example:
         >>> import lpgnas
-        >>> quick = {"epochs": 5, "candidates": 2, "restarts": 1, "distillation": False}
+        >>> quick = {"epochs": 5, "candidates": 2, "supernet_steps": 5, "restarts": 1, "distillation": False}
         >>> result = lpgnas.search("cora", budget=lpgnas.Budget(weights="3KiB", buffers="60KiB"), **quick)
         >>> result.spec.num_classes
         7

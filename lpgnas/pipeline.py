@@ -257,7 +257,8 @@ class Run:
             space = self.space()
             self._teacher = soft_labels(
                 self.prepared.data,
-                replace(self.training_settings(), distillation=0.0),
+                # half the epochs teach as well: soft labels need no last percent
+                replace(self.training_settings(), distillation=0.0, epochs=max(1, self.config.epochs // 2)),
                 self.config.seed,
                 row_normalize=space.row_normalize,
                 input_signed=space.input_signed,

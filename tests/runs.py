@@ -27,15 +27,18 @@ from lpgnas.spec import LayerSpec, ModelSpec, required_components
 
 ROOT = Path(__file__).parents[1]
 NODES, FEATURES, CLASSES = 60, 12, 3
-QUICK = ("--epochs", "10", "--candidates", "3", "--restarts", "1", "--reference-seeds", "1", "--max-degree", "40")
+QUICK = (
+    "--epochs", "10", "--candidates", "3", "--supernet-steps", "12", "--restarts", "1", "--reference-seeds", "1",
+    "--max-degree", "40",
+)  # fmt: skip
 """A run of seconds; the small degree keeps the hub of the verification small."""
 BUDGETS = ("--weight-budget", "400B", "--buffer-budget", "3KiB", "--peak-budget", "2.5KiB")
 REPEATABLE = ("spec.json", "program.npz", "model.int.onnx", "model.qonnx.onnx", "model.safetensors")
 """Files that one seed repeats to the byte."""
 REPORTS = ("report.md", "report.html", "pareto.png")
-FILES = (*REPEATABLE, "candidates.csv", "config.toml", "costs.csv", "record.json", *REPORTS)
+FILES = (*REPEATABLE, "candidates.csv", "supernet.csv", "config.toml", "costs.csv", "record.json", *REPORTS)
 
-STAGED = (*REPEATABLE, "config.toml", "costs.csv")
+STAGED = (*REPEATABLE, "supernet.csv", "config.toml", "costs.csv")
 """Files that a stage writes once."""
 FINAL = (*STAGED, "candidates.csv")
 

@@ -19,7 +19,9 @@ from lpgnas.errors import CheckFailed, ConfigError, DatasetError, GraphError, In
 from lpgnas.results import STAGES
 
 BUDGET = lpgnas.Budget(weights="400B", buffers="3KiB", peak="2.5KiB")
-QUICK: dict[str, Any] = {"epochs": 10, "candidates": 3, "restarts": 1, "reference_seeds": 1, "max_degree": 40}
+QUICK: dict[str, Any] = {
+    "epochs": 10, "candidates": 3, "supernet_steps": 12, "restarts": 1, "reference_seeds": 1, "max_degree": 40,
+}  # fmt: skip
 BRIEF: dict[str, Any] = {**QUICK, "epochs": 5, "candidates": 2, "distillation": False}
 """A search of a blink."""
 
@@ -34,7 +36,7 @@ def test_a_run_is_that_of_the_command_line(
 ) -> None:
     monkeypatch.chdir(small_npz.parent)
     result = lpgnas.search(small_npz.name, BUDGET, out=tmp_path / "run", **QUICK)
-    assert result.files.keys() == {"config.toml", "candidates.csv", "record.json", "spec.json"}
+    assert result.files.keys() == {"config.toml", "candidates.csv", "supernet.csv", "record.json", "spec.json"}
     with pytest.raises(RunFolderError, match=r"has no program\.npz yet; make it with \.lower\(\)"):
         _ = result.program
     assert result.train().lower().export() is result
@@ -67,6 +69,7 @@ def test_a_graph_in_memory_is_kept_in_the_folder(kind: str, tmp_path: Path) -> N
         "config.toml",
         "graph.npz",
         "candidates.csv",
+        "supernet.csv",
         "spec.json",
     }
     assert result.record["dataset"]["name"] == "graph"
@@ -94,7 +97,7 @@ def test_a_graph_that_was_not_kept_before_an_interrupt(tmp_path: Path, monkeypat
     with pytest.raises(DatasetError, match=r"graph\.npz: there is no such file"):
         lpgnas.open_run(tmp_path / "run")
     again = lpgnas.search(runs.small_graph(), out=tmp_path / "run", **BRIEF)
-    for name in ("graph.npz", "spec.json", "candidates.csv"):
+    for name in ("graph.npz", "spec.json", "candidates.csv", "supernet.csv"):
         assert again.files[name].read_bytes() == whole.files[name].read_bytes()
 
 

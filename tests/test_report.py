@@ -45,7 +45,8 @@ def test_candidates_are_ranked(small_run: Path) -> None:
     rows = table_after((small_run / "report.md").read_text(), "Candidates")[1:]
     assert {row[0] for row in rows} == set(last)
     scores = [float(last[row[0]]["score"]) for row in rows]
-    assert scores == sorted(scores, reverse=True)
+    ranks = [(int(last[row[0]]["rung"]), score) for row, score in zip(rows, scores, strict=True)]
+    assert ranks == sorted(ranks, reverse=True)  # those that were trained longer first
     assert [row[2] for row in rows] == [f"{100 * score:.1f}" for score in scores]
     assert [row[3] for row in rows] == [f"{100 * float(last[row[0]]['accuracy']):.1f} %" for row in rows]
 
