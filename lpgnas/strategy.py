@@ -365,7 +365,7 @@ def search(
         if on_supernet is not None:
             on_supernet(supernet)
     opinion = supernet_opinion(space, [s.choices for s in supernet], np.array([s.loss for s in supernet]))
-    drawn = _Draws(space, budget, task.size, Controller(space, opinion), seed)
+    drawn = Draws(space, budget, task.size, Controller(space, opinion), seed)
     for wave in range(settings.waves):
         count = settings.candidates * (wave + 1) // settings.waves - settings.candidates * wave // settings.waves
         halving.rate(drawn.next(count), 0)
@@ -373,8 +373,19 @@ def search(
     return halving.halve(drawn.candidates, len(supernet))
 
 
-class _Draws:
-    """Different feasible candidates, the best models under the budget for drawn effects (Thompson sampling)."""
+class Draws:
+    """Different feasible candidates, the best models under the budget for drawn effects (Thompson sampling).
+
+    Args:
+        space: what may be chosen.
+        budget: what every candidate fits; something in the space does.
+        size: of the graph that costs are counted on.
+        controller: whose effects are drawn.
+        seed: of the draws.
+
+    Attributes:
+        candidates: all so far, in order.
+    """
 
     def __init__(self, space: SearchSpace, budget: Budget, size: GraphSize, controller: Controller, seed: int) -> None:
         self._space, self._budget, self._size, self._controller = space, budget, size, controller

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from benchmarks import run_time
+from benchmarks import run_time, strategies
 from benchmarks.rows import Rows, key_of
 
 
@@ -42,3 +42,25 @@ def test_run_times_take_turns_and_resume(tmp_path: Path, monkeypatch: pytest.Mon
     text = run_time.summary(pd.read_csv(tmp_path / "rows.csv"))
     assert "| cora | lpgnas run | 3 | 31.0 (30.0 to 32.0) | 15.0 (15.0 to 15.0) | 87.5 |" in text
     assert "| cora | ratio of the medians |  | 2.82 | 3.00 |  |" in text
+
+
+def test_strategies_are_compared_in_pairs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[tuple[tuple[str, ...], int]] = []
+
+    def measure(dataset: str, names: list[str], seed: int, data_root: Path | None) -> dict[str, dict[str, float]]:
+        calls.append((tuple(names), seed))
+        gain = {"feasible": 0.01, "random": 0.0}
+        return {
+            name: {"steps": 100, "score": 0.9 + gain[name], "test_accuracy": 0.8 + 0.01 * seed + gain[name] * seed}
+            for name in names
+        }
+
+    monkeypatch.setattr(strategies, "measure", measure)
+    for seeds in (1, 3, 3):
+        strategies.run(["cora"], seeds, None, tmp_path / "rows.csv")
+    assert calls == [(("feasible", "random"), seed) for seed in range(3)]
+    text = strategies.summary(pd.read_csv(tmp_path / "rows.csv"))
+    assert "| cora | random | 3 | 100 | 90.00 | 81.00 |" in text
+    assert "| cora | feasible - random, paired | 3 |  | +1.00 (+1.00 to +1.00) | +1.00 (-1.48 to +3.48) |" in text
+    steps = {settings.steps() for settings in strategies.STRATEGIES.values()}
+    assert max(steps) - min(steps) <= 40

@@ -19,10 +19,11 @@ from lpgnas.export.qonnx import export_qonnx
 from lpgnas.integer_program import IntegerProgram
 from lpgnas.lowering import lower
 from lpgnas.number_formats import FormatChoice
+from lpgnas.preferences import Controller
 from lpgnas.program_file import to_bytes
 from lpgnas.search_space import SearchSpace
 from lpgnas.spec import ModelSpec
-from lpgnas.strategy import draw_candidates
+from lpgnas.strategy import Draws, draw_candidates
 
 SIZES = {"weight_bits": "weights", "buffer_bits": "buffers", "peak_bits": "peak"}
 """Sizes of a cost, and the limit of a budget on each."""
@@ -70,6 +71,11 @@ def check_within(limits: dict[str, int], program: IntegerProgram, size: GraphSiz
         assert listed["buffer_bits"] == counted["buffer_bits"]
 
 
+def guessing(space: SearchSpace, rng: np.random.Generator) -> Controller:
+    """A controller with random opinions, so that it wants other models at each budget."""
+    return Controller(space, rng.normal(size=sum(count for _, count in space.genes())))
+
+
 def check_feasible(graph: str, draws: int, programs: int, seed: int) -> None:
     """Candidates of `draws` feasible budgets are within, and so are the programs of some of them."""
     space, size = GRAPHS[graph]
@@ -77,13 +83,16 @@ def check_feasible(graph: str, draws: int, programs: int, seed: int) -> None:
     for draw in range(draws):
         limits = feasible_limits(rng, graph)
         found = draw_candidates(space, budget_of(limits), size, 3, draw)
+        learned = Draws(space, budget_of(limits), size, guessing(space, rng), draw).next(2)
         assert found
-        for candidate in found:
+        assert learned
+        for candidate in (*found, *learned):
             cost = spec_cost(candidate.spec, size)
             assert candidate.cost == cost
             assert all(getattr(cost, what) <= limit for what, limit in limits.items())
         if draw < programs:
             check_within(limits, lowered(rng, found[-1].spec), size)
+            check_within(limits, lowered(rng, learned[-1].spec), size)
 
 
 def check_infeasible(graph: str, draws: int, seed: int) -> None:

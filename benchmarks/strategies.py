@@ -1,0 +1,138 @@
+"""The search strategies against each other at equal steps, each on the same splits.
+
+    python -m benchmarks.strategies --dataset cora --seeds 10
+
+Fully supervised protocol, one stratified 60/20/20 split a seed (split seeds from 20 on). On each split all strategies
+have the same budget, teacher, rungs and number of training steps; `random` therefore starts with more candidates, since
+it trains no supernet. The winner is trained from four initial weights that no search used: `score` is what the search
+maximises (half accuracy on the selection nodes, half agreement with the teacher), `test_accuracy` the mean over the
+four on the test nodes, which are looked at once. Rows are keyed by a hash of what they measure; what is there is not
+measured again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+from benchmarks.rows import RESULTS, Rows, key_of
+from benchmarks.run_time import BUDGETS
+from lpgnas.config import RunConfig
+from lpgnas.pipeline import EVALUATE_EVERY
+from lpgnas.preparation import default_search_space, prepare
+from lpgnas.references import node_accuracy
+from lpgnas.report import markdown_table
+from lpgnas.strategy import SearchSettings, Task, search, selection_score
+from lpgnas.training import TrainingSettings, soft_labels, train_model
+
+FIRST_SPLIT, RETRAININGS = 20, 4
+STRATEGIES = {
+    "feasible": SearchSettings("feasible", candidates=16),
+    "random": SearchSettings("random", candidates=24),
+}
+"""2,240 and 2,260 steps."""
+T_QUANTILE = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365, 9: 2.306, 10: 2.262}
+"""97.5 % point of Student's t for this many pairs."""
+
+
+def measure(dataset: str, names: list[str], seed: int, data_root: Path | None) -> dict[str, dict[str, float]]:
+    """Search with each strategy on the split of `seed`, and retrain its winner."""
+    weights, buffers = BUDGETS[dataset]
+    split_seed = FIRST_SPLIT + seed
+    config = RunConfig(dataset, "full", split_seed, weight_budget=weights, buffer_budget=buffers, seed=seed)
+    prepared = prepare(config, data_root)
+    graph, space = prepared.graph, default_search_space(prepared.graph)
+    share = min(0.95, max(0.5, 1.0 - float(prepared.data.train.double().mean())))
+    training = TrainingSettings(learning_rate=0.03, evaluate_every=EVALUATE_EVERY, distillation=share)
+    teacher = soft_labels(
+        prepared.data,
+        replace(training, distillation=0.0, epochs=training.epochs // 2),
+        seed,
+        row_normalize=space.row_normalize,
+        input_signed=space.input_signed,
+        num_classes=space.num_classes,
+    )
+    task = Task(prepared.data, prepared.select, prepared.size, prepared.max_degree, teacher, training)
+    made = {}
+    for name in names:
+        started = time.perf_counter()
+        result = search(space, config.budget(), task, STRATEGIES[name], seed)
+        seconds = time.perf_counter() - started
+        scores, accuracies = [], []
+        for weight_seed in range(RETRAININGS):
+            trained = train_model(result.best.spec, task.data, training, 70_000 + weight_seed, teacher=teacher)
+            scores.append(selection_score(trained, task).score)
+            with torch.no_grad():
+                classes = trained.model(task.data.tensors(trained.model, stop=True)).argmax(dim=1).numpy()
+            accuracies.append(node_accuracy(classes, graph, prepared.split.test) or 0.0)
+        made[name] = {
+            "steps": result.steps,
+            "seconds": seconds,
+            "score": float(np.mean(scores)),
+            "test_accuracy": float(np.mean(accuracies)),
+            "weight_bits": result.best.cost.weight_bits,
+            "buffer_bits": result.best.cost.buffer_bits,
+        }
+    return made
+
+
+def run(datasets: list[str], seeds: int, data_root: Path | None, target: Path) -> None:
+    """Measure what `target` does not hold yet, saving after every split."""
+    torch.set_num_threads(1)
+    rows = Rows(target)
+    for dataset in datasets:
+        for seed in range(seeds):
+            keys = {name: key_of({"dataset": dataset, "seed": seed, **asdict(s)}) for name, s in STRATEGIES.items()}
+            todo = [name for name, key in keys.items() if key not in rows]
+            for name, measured in measure(dataset, todo, seed, data_root).items() if todo else ():
+                facts = {"key": keys[name], "dataset": dataset, "strategy": name, "seed": seed}
+                rows.add({**facts, **{what: round(value, 5) for what, value in measured.items()}})
+                print(f"{dataset} {name} seed {seed}: {measured}", flush=True)
+
+
+def summary(table: pd.DataFrame) -> str:
+    """Means over splits, and the paired difference with its 95 % interval, as Markdown."""
+    lines = []
+    for dataset in BUDGETS:
+        parts = {name: table[(table["dataset"] == dataset) & (table["strategy"] == name)] for name in STRATEGIES}
+        pairs = parts["feasible"].merge(parts["random"], on="seed", suffixes=("", "_random"))
+        if len(pairs) < 2:
+            continue
+        for name, part in parts.items():
+            figures = [f"{100 * part[what].mean():.2f}" for what in ("score", "test_accuracy")]
+            lines.append([dataset, name, len(part), int(part["steps"].median()), *figures])
+        differences = [
+            _interval(100 * (pairs[what] - pairs[f"{what}_random"]).to_numpy()) for what in ("score", "test_accuracy")
+        ]
+        lines.append([dataset, "feasible - random, paired", len(pairs), "", *differences])
+    header = ["graph", "strategy", "splits", "steps", "score %", "test accuracy %"]
+    told = "Made by `python -m benchmarks.strategies`, fully supervised; differences with their 95 % interval.\n\n"
+    return told + markdown_table(header, lines)
+
+
+def _interval(differences: np.ndarray) -> str:
+    half = T_QUANTILE[min(10, len(differences))] * differences.std(ddof=1) / len(differences) ** 0.5
+    mean = differences.mean()
+    return f"{mean:+.2f} ({mean - half:+.2f} to {mean + half:+.2f})"
+
+
+def main() -> None:
+    """Measure and write the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data-root", type=Path, help="folder of graphs in PyG's layout (also LPGNAS_DATA)")
+    parser.add_argument("--dataset", nargs="+", default=["cora"], choices=list(BUDGETS))
+    parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--out", type=Path, default=RESULTS / "strategies.csv")
+    options = parser.parse_args()
+    run(options.dataset, options.seeds, options.data_root, options.out)
+    options.out.with_suffix(".md").write_text(summary(pd.read_csv(options.out)))
+
+
+if __name__ == "__main__":
+    main()
