@@ -37,6 +37,8 @@ def test_budget() -> None:
     ("changes", "message"),
     [
         ({"candidates": 0}, "candidates is 0; it must be at least 1"),
+        ({"strategy": "best"}, "strategy is 'best'; it must be one of feasible, random"),
+        ({"supernet_steps": -1}, "supernet_steps is -1; it must not be negative"),
         ({"epochs": 4}, "epochs is 4; it must be at least 5"),
         ({"restarts": 0}, "restarts is 0"),
         ({"reference_seeds": -1}, "reference_seeds is -1"),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -161,11 +163,32 @@ def test_a_search_that_was_killed_resumes(small_run: Path, tmp_path: Path, monke
     assert kept.count("\n") == 5
     assert not (folder / "record.json").exists()
     run = new_run(small_run, folder)
-    for stage in STAGES[:4]:
+    with monkeypatch.context() as patch:
+        patch.delattr("lpgnas.strategy.train_supernet")  # its steps are kept
+        run.run_stage("search")
+    for stage in STAGES[1:4]:
         run.run_stage(stage)
     assert runs.bytes_of(folder) == runs.bytes_of(small_run)
     assert (folder / "candidates.csv").read_bytes() == (small_run / "candidates.csv").read_bytes()
     assert (folder / "candidates.csv").read_text().startswith(kept)
+
+
+def test_the_random_strategy_trains_no_supernet(small_run: Path, tmp_path: Path) -> None:
+    config = replace(config_of(small_run), strategy="random", epochs=5, distillation=False)
+    Run(tmp_path / "run", config).run_stage("search")
+    search = record_of(tmp_path / "run")["stages"]["search"]
+    assert (search["strategy"], search["steps"]) == ("random", 3 * 1 + 3 * 2 + 2 * 5 * 2)
+    assert not (tmp_path / "run/supernet.csv").exists()
+
+
+def test_steps_of_another_supernet_are_not_taken(small_run: Path, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    shutil.copy(small_run / "config.toml", tmp_path / "run")
+    rows = (small_run / "supernet.csv").read_text().splitlines(keepends=True)
+    (tmp_path / "run/supernet.csv").write_text("".join(rows[:-3]))
+    Run(tmp_path / "run").run_stage("search")
+    assert (tmp_path / "run/supernet.csv").read_bytes() == (small_run / "supernet.csv").read_bytes()
+    assert (tmp_path / "run/spec.json").read_bytes() == (small_run / "spec.json").read_bytes()
 
 
 def test_finished_stages_are_not_done_again(small_run: Path, tmp_path: Path) -> None:
@@ -179,7 +202,7 @@ def test_finished_stages_are_not_done_again(small_run: Path, tmp_path: Path) -> 
 
 def test_a_spoiled_file_is_made_again_by_run(small_run: Path, tmp_path: Path) -> None:
     folder = runs.copied(small_run, tmp_path / "run")
-    for name in ("program.npz", "candidates.csv"):
+    for name in ("program.npz", "candidates.csv", "supernet.csv"):
         (folder / name).write_bytes(b"spoiled")
     assert runs.lpgnas("run", "--quiet", "--out", folder).code == 0
     assert runs.bytes_of(folder) == runs.bytes_of(small_run)
