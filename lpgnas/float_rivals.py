@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,8 +18,8 @@ from torch import Tensor, nn
 
 from lpgnas.graph import Graph
 from lpgnas.graph_tensors import csr_tensor
-from lpgnas.layers import LEAKY_SLOPE, QuantizedLayer, QuantizedModel
-from lpgnas.operators import ACTIVATIONS
+from lpgnas.layers import QuantizedLayer, QuantizedModel
+from lpgnas.operators import ACTIVATIONS, LEAKY_SLOPE
 
 Rival = Callable[[], Tensor]
 """One inference: the logits [N, C] float32 of the graph that it was made for."""
@@ -27,10 +28,20 @@ _LOG_2 = math.log(2.0)
 """The trained softmax is one of powers of 2, a float one of powers of e: scores are scaled by this."""
 
 
+_TORCH_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "tanh": torch.tanh,
+    "sigmoid": torch.sigmoid,
+    "softplus": nn.functional.softplus,
+    "leaky_relu": partial(nn.functional.leaky_relu, negative_slope=LEAKY_SLOPE),
+    "elu": nn.functional.elu,
+}
+"""What a user of torch would call; an activation without an entry is evaluated by its row."""
+
+
 def _activated(name: str, value: Tensor) -> Tensor:
     activation = ACTIVATIONS.get(name)
-    if name == "tanh":
-        return torch.tanh(value)
+    if name in _TORCH_ACTIVATIONS:
+        return _TORCH_ACTIVATIONS[name](value)
     if activation.function is not None:
         return torch.from_numpy(activation.function(value.double().numpy())).to(value.dtype)
     if activation.low is None and activation.high is None:

@@ -21,7 +21,7 @@ from lpgnas.graph_tensors import GraphTensors, Neighbourhood
 from lpgnas.integer_program import MAX_PROBABILITY, MAX_SCORE_FRACTION, RECIPROCAL_BITS, softmax_table
 from lpgnas.lowering import BIAS_BITS, LayerCodes, Quantized, activation_table, clamp_range
 from lpgnas.number_formats import FLOAT32, FixedPoint, FormatChoice, Rounding
-from lpgnas.operators import ACTIVATIONS, ATTENTIONS, Activation, FloatArray
+from lpgnas.operators import ACTIVATIONS, ATTENTIONS, LEAKY_SLOPE, Activation, FloatArray
 from lpgnas.quantizers import (
     calibrated_fraction,
     code_range,
@@ -32,7 +32,6 @@ from lpgnas.quantizers import (
 )
 from lpgnas.spec import LayerSpec, ModelSpec
 
-LEAKY_SLOPE = 0.25
 BIAS_EXTRA_PLACES = 8
 """A bias needs no more binary places than its block's output plus these."""
 

@@ -62,6 +62,32 @@ class Activation:
     function: Callable[[FloatArray], FloatArray] | None = None
 
 
+LEAKY_SLOPE = 0.25
+"""Slope of every leaky ReLU below 0, in a score and as an activation; a power of two is exact on codes."""
+
+
+def _sigmoid(x: FloatArray) -> FloatArray:
+    """1 / (1 + exp(-x)), float64, any shape; by tanh, which no argument overflows."""
+    result: FloatArray = 0.5 + 0.5 * np.tanh(0.5 * x)
+    return result
+
+
+def _softplus(x: FloatArray) -> FloatArray:
+    """log(1 + exp(x)), float64, any shape, without overflow."""
+    result: FloatArray = np.logaddexp(0.0, x)
+    return result
+
+
+def _leaky_relu(x: FloatArray) -> FloatArray:
+    """max(x, x / 4), float64, any shape."""
+    return np.maximum(x, LEAKY_SLOPE * x)
+
+
+def _elu(x: FloatArray) -> FloatArray:
+    """`x` above 0 and exp(x) - 1 below (Clevert et al. 2016), float64, any shape; the branch not taken sees a 0."""
+    return np.where(x > 0.0, x, np.expm1(np.minimum(x, 0.0)))
+
+
 ATTENTIONS: Registry[Attention] = Registry("attention")
 AGGREGATIONS: Registry[Aggregation] = Registry("aggregation")
 ACTIVATIONS: Registry[Activation] = Registry("activation")
@@ -80,6 +106,10 @@ for _activation in (
     Activation("relu", signed=False, low=0.0),
     Activation("relu6", signed=False, low=0.0, high=6.0),
     Activation("tanh", signed=True, function=np.tanh),
+    Activation("sigmoid", signed=False, function=_sigmoid),
+    Activation("softplus", signed=False, function=_softplus),
+    Activation("leaky_relu", signed=True, function=_leaky_relu),
+    Activation("elu", signed=True, function=_elu),
 ):
     ACTIVATIONS.add(_activation.name, _activation)
 

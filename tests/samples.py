@@ -19,6 +19,8 @@ from lpgnas.spec import LayerSpec, ModelSpec, required_components
 Option = TypeVar("Option")
 WEIGHT_FORMATS = ("binary", "ternary", "fixed2", "fixed3", "fixed4", "fixed8")
 CODE_BITS = (2, 3, 4, 8)
+BOUNDED = ("tanh", "sigmoid")
+"""Activations whose values stay within 1."""
 
 
 @dataclass(frozen=True)
@@ -119,8 +121,8 @@ def random_codes(rng: np.random.Generator, spec: ModelSpec, input_fraction: int)
         signed = ACTIVATIONS.get(layer.activation).signed
         out = out_bits - (2 if signed else 1) + _places(value) + int(rng.integers(-1, 2))
         aggregate_bits = layer.formats.get(Component.AGGREGATE, FormatChoice("fixed", 8)).bits
-        if layer.activation == "tanh":
-            out = out_bits - 1
+        if layer.activation in BOUNDED:
+            out = out_bits - (1 if signed else 0)
         score_fraction = int(rng.integers(0, 5))
         attention: list[Quantized | None] = [None, None]
         if Component.ATTENTION_WEIGHT in layer.formats:
@@ -141,7 +143,7 @@ def random_codes(rng: np.random.Generator, spec: ModelSpec, input_fraction: int)
                 score_fraction=score_fraction,
             )
         )
-        fan_in, typical = layer.width, min(value, 1.0) if layer.activation == "tanh" else value
+        fan_in, typical = layer.width, min(value, 1.0) if layer.activation in BOUNDED else value
     return tuple(result)
 
 

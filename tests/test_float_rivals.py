@@ -18,6 +18,10 @@ from lpgnas.spec import ModelSpec
 MODELS = {
     "every operation": runs.every_operation(),
     "gcn and gat": runs.rich_spec(),
+    "activations by table": runs.spec(
+        *(runs.layer("gcn", "sum", name, 8) for name in ("sigmoid", "softplus", "leaky_relu", "elu")),
+        runs.layer("const", "sum", "none", runs.CLASSES, last=True),
+    ),
     "without loops": runs.spec(
         runs.layer("gat", "mean", "relu", 8, heads=2, self_loops=False),
         runs.layer("gat", "max", "none", 8, shortcut="identity"),
