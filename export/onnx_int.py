@@ -302,8 +302,9 @@ def _with_bias_and_shortcut(context: _Context, operation: Aggregate, term: str) 
 
 
 def _emit_lookup(context: _Context, operation: Lookup) -> None:
-    b, source = context.builder, context.program.tensor(operation.input)
-    table = b.initializer(operation.table, context.program.array(operation.table).values)
+    b, source, out = context.builder, context.program.tensor(operation.input), context.program.tensor(operation.output)
+    entries = context.program.array(operation.table).values.astype(storage_type(out))  # unsigned codes may fit int8
+    table = b.initializer(operation.table, entries)
     codes = b.cast(context.codes[source.name], np.int64)
     index = b.add("Sub", f"{operation.output}/table_index", codes, b.constant(source.low, np.int64))
     context.codes[operation.output] = b.add("Gather", f"{operation.output}/codes", table, index, axis=0)
