@@ -1,7 +1,8 @@
 """The operators of a block: attention, aggregation and activation, each described by one frozen row.
 
 A row says what every stage needs to know, so that fake-quantisation, cost, lowering, reference, kernel and emitter
-agree on it. An activation by table needs nothing but its row: all stages take it from the table.
+agree on it. An activation by table needs nothing but its row: all stages take it from the table. An attention is one
+file of `lpgnas.attentions` and its line here.
 Attention types and their formulas: GraphNAS (Gao et al. 2019); the integer forms are `docs/integer_semantics.md`.
 """
 
@@ -11,28 +12,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
+from lpgnas.attentions import const, cos, gat, gcn, gene_linear, linear, sym_gat
+from lpgnas.attentions.score import Attention, FloatArray
+from lpgnas.integer_program import LEAKY_SLOPE_BITS
 from lpgnas.registry import Registry
-
-FloatArray = npt.NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class Attention:
-    """How an edge weighs its message.
-
-    Attributes:
-        name: the name in a spec.
-        aggregations: aggregations that it allows.
-        degree_factors: both sides are scaled by `degree^-1/2` (GCN, Kipf & Welling 2017).
-        learned: edge scores from `attention_weight`, through a softmax over the incoming edges of the target.
-    """
-
-    name: str
-    aggregations: frozenset[str]
-    degree_factors: bool = False
-    learned: bool = False
 
 
 @dataclass(frozen=True)
@@ -62,7 +46,7 @@ class Activation:
     function: Callable[[FloatArray], FloatArray] | None = None
 
 
-LEAKY_SLOPE = 0.25
+LEAKY_SLOPE = 2.0**-LEAKY_SLOPE_BITS
 """Slope of every leaky ReLU below 0, in a score and as an activation; a power of two is exact on codes."""
 
 
@@ -92,13 +76,8 @@ ATTENTIONS: Registry[Attention] = Registry("attention")
 AGGREGATIONS: Registry[Aggregation] = Registry("aggregation")
 ACTIVATIONS: Registry[Activation] = Registry("activation")
 
-_ANY = frozenset({"sum", "mean", "max"})
-for _attention in (
-    Attention("const", _ANY),
-    Attention("gcn", frozenset({"sum"}), degree_factors=True),
-    Attention("gat", _ANY, learned=True),
-):
-    ATTENTIONS.add(_attention.name, _attention)
+for _file in (const, gcn, gat, sym_gat, cos, linear, gene_linear):
+    ATTENTIONS.add(_file.ATTENTION.name, _file.ATTENTION)
 for _aggregation in (Aggregation("sum"), Aggregation("mean"), Aggregation("max")):
     AGGREGATIONS.add(_aggregation.name, _aggregation)
 for _activation in (
