@@ -344,9 +344,10 @@ def _check_scored(
     where: str, program: IntegerProgram, operation: Aggregate, score: EdgeScore, known: dict[str, Tensor]
 ) -> None:
     """That an edge score has its parts, and that no step of its formula leaves its proof."""
-    _check_score_parts(where, program, operation, score, known)
-    if operation.table is None:
-        return
+    parts = (set(operation.node_scores()), len(operation.edge_weights), operation.argument_table is None)
+    if operation.table is None or parts != (set(score.node_weights), len(score.edge_weights), score.table is None):
+        raise ProgramError(f"{where}: {operation.attention} lacks its scores, its weights or a table")
+    _check_score_parts(where, program, operation, known)
     fraction = _softmax_fraction(where, program.array(operation.table))
     facts = program_score_facts(program, operation, score)
     for what, bound, shift, places in (
@@ -358,12 +359,8 @@ def _check_scored(
         _check_scale(where, f"{what} shift", shift, places)
 
 
-def _check_score_parts(
-    where: str, program: IntegerProgram, operation: Aggregate, score: EdgeScore, known: dict[str, Tensor]
-) -> None:
-    parts = (set(operation.node_scores()), len(operation.edge_weights), operation.argument_table is None)
-    if operation.table is None or parts != (set(score.node_weights), len(score.edge_weights), score.table is None):
-        raise ProgramError(f"{where}: {operation.attention} lacks its scores, its weights or a table")
+def _check_score_parts(where: str, program: IntegerProgram, operation: Aggregate, known: dict[str, Tensor]) -> None:
+    """Shapes and formats of what a score's formula reads."""
     heads, columns = operation.heads, known[operation.input].columns
     if heads < 1 or columns % heads:
         raise ProgramError(f"{where}: the width does not divide into {heads} heads")

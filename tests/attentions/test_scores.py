@@ -24,7 +24,7 @@ from lpgnas.export.feeding import run_onnx_reference, run_onnxruntime
 from lpgnas.export.onnx_int import export_onnx_int
 from lpgnas.export.qonnx import export_qonnx
 from lpgnas.graph_tensors import graph_tensors
-from lpgnas.integer_program import Array, IntegerProgram, Tensor
+from lpgnas.integer_program import Aggregate, Array, IntegerProgram, Tensor
 from lpgnas.kernels.attention import node_blocks
 from lpgnas.kernels.executor import BLOCK_EDGES, Executor
 from lpgnas.kernels.reference import run_reference
@@ -32,7 +32,7 @@ from lpgnas.layers import QuantizedModel
 from lpgnas.lowering import LayerCodes, Quantized, lower
 from lpgnas.number_formats import FLOAT32, FormatChoice
 from lpgnas.operators import ATTENTIONS
-from lpgnas.proofs import edge_score_facts
+from lpgnas.proofs import edge_score_facts, program_score_facts
 from lpgnas.spec import LayerSpec, ModelSpec, required_components
 
 Vector = npt.NDArray[np.float64]
@@ -226,8 +226,13 @@ def test_blocks_cover_all_nodes_once() -> None:
             assert last == first + 1 or indptr[last] - indptr[first] <= 10
 
 
-def test_products_beyond_32_bits_are_exact_and_refused_in_float32() -> None:
-    program = scored_program("cos", message_bits=16)
+@pytest.mark.parametrize(("name", "width"), [("cos", 8), ("gat", 128), ("sym-gat", 128)])
+def test_scores_beyond_32_bits_are_exact_and_refused_in_float32(name: str, width: int) -> None:
+    program = scored_program(name, message_bits=16, width=width)
+    score, last = ATTENTIONS.get(name).score, program.operations[-1]
+    assert score is not None
+    assert isinstance(last, Aggregate)
+    assert program_score_facts(program, last, score).largest >= 1 << 31
     x, edges = inputs(60)
     expected = naive.run(program, x, edges)
     assert len({tuple(row) for row in expected}) > 20
@@ -237,7 +242,7 @@ def test_products_beyond_32_bits_are_exact_and_refused_in_float32() -> None:
     scale = 2.0**program.logits.fraction
     for run in (run_onnxruntime, run_onnx_reference):
         assert (run(content, x, edges) * scale).tolist() == expected
-    with pytest.raises(ExportError, match=r"layer 0 aggregate: its sums may reach .*, beyond 2\^24"):
+    with pytest.raises(ExportError, match=r"layer 0 (score|aggregate): its sums may reach .*, beyond 2\^24"):
         export_qonnx(program)
 
 
