@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cache
 from itertools import product
 from typing import Any
 
@@ -169,8 +170,9 @@ def test_accumulator_bits(bound: int, bits: int) -> None:
     assert accumulator_bits(bound) == bits
 
 
-def programs(count: int = 60) -> list[IntegerProgram]:
-    return [samples.random_program(np.random.default_rng(seed), 7, 3, 20)[1] for seed in range(count)]
+@cache
+def programs(count: int = 60) -> tuple[IntegerProgram, ...]:
+    return tuple(samples.random_program(np.random.default_rng(seed), 7, 3, 20)[1] for seed in range(count))
 
 
 def with_operation(program: IntegerProgram, kind: type, **changes: object) -> IntegerProgram:
@@ -282,6 +284,18 @@ def test_tampered_arrays() -> None:
     program, operation = first(Lookup)
     table = program.array(operation.table)
     refused(with_array(program, table.name, values=table.values[:-1]), "one entry a code")
+
+
+def test_the_fraction_of_a_score_follows_from_its_factors() -> None:
+    program, operation = first(Score)
+    name = operation.source_output
+    tensors = [
+        replace(tensor, fraction=tensor.fraction + 1) if tensor.name == name else tensor for tensor in program.tensors
+    ]
+    refused(replace(program, tensors=tuple(tensors)), "the fraction is .* but the fractions of its tensors")
+    refused(
+        with_operation(program, Score, source_output=None, target_output=None), "neither a source nor a target|read"
+    )
 
 
 def test_tampered_tensors_and_header() -> None:
