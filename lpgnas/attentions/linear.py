@@ -1,4 +1,4 @@
-"""linear: `tanh(a . h_j)`, of the source alone (GraphNAS, Gao et al. 2019).
+"""linear: `tanh(a . h_j)`, of the source alone (GraphNAS, Gao et al. 2019, where a is the sum of two weights).
 
 Nothing behind the tanh is learned, so its table holds `log2(e) tanh(x)`: the softmax of base 2 over the entries is
 GraphNAS's of base e over tanh. An entry is the score, with no rounding of its own.
