@@ -16,10 +16,12 @@ from lpgnas.cost_models.rows import (
     CostReport,
     CostRow,
     GraphSize,
+    edge_products,
     product_row,
 )
 from lpgnas.errors import ProgramError
 from lpgnas.integer_program import Aggregate, IntegerProgram, Lookup, Operation, Score, Tensor, Transform, reads, writes
+from lpgnas.operators import ATTENTIONS
 
 
 def program_cost(program: IntegerProgram, size: GraphSize) -> CostReport:
@@ -76,10 +78,7 @@ def _transform(program: IntegerProgram, operation: Transform, size: GraphSize) -
 
 def _score(program: IntegerProgram, operation: Score, size: GraphSize) -> list[CostRow]:
     rows = []
-    for name, out in (
-        (operation.source_weight, operation.source_output),
-        (operation.target_weight, operation.target_output),
-    ):
+    for name, out in operation.products().values():
         weight = program.array(name)
         operands = (weight.bits, program.tensor(operation.input).bits)
         rows.append(_written(program, out, size, size.num_nodes * weight.values.size, operands))
@@ -92,7 +91,22 @@ def _aggregate(program: IntegerProgram, operation: Aggregate, size: GraphSize) -
     operands: tuple[int, int] | tuple[int] = (message.bits,)
     if operation.table is not None:
         operands = (program.array(operation.table).bits, message.bits)
-    return [_written(program, operation.output, size, macs, operands)]
+    written = _written(program, operation.output, size, macs, operands)
+    return [*_score_products(program, operation, message, macs), written]
+
+
+def _score_products(program: IntegerProgram, operation: Aggregate, message: Tensor, macs: int) -> list[CostRow]:
+    score = ATTENTIONS.get(operation.attention).score
+    if score is None or not operation.edge_weights:
+        return []
+    bits = operation.score_high.bit_length() + 1
+    products = edge_products(
+        score, weight=program.array(operation.edge_weights[0]).bits, message=message.bits, entry=bits
+    )
+    return [
+        product_row(operation.layer, f"score_product{k}", bits, 0, macs, operands)
+        for k, operands in enumerate(products)
+    ]
 
 
 def _lookup(program: IntegerProgram, operation: Lookup, size: GraphSize) -> list[CostRow]:
@@ -103,6 +117,7 @@ def _aggregate_parameters(operation: Aggregate) -> int:
     shifts = [operation.shift, operation.term_shift, operation.bias_shift]
     shifts += [operation.shortcut_shift] if operation.shortcut is not None else []
     shifts += [operation.score_shift] if operation.table is not None else []
+    shifts += [operation.argument_shift] if operation.argument_table is not None else []
     return len(shifts) * SHIFT_BITS + CLAMP_BITS
 
 
@@ -151,7 +166,7 @@ def _coefficients(program: IntegerProgram) -> dict[tuple[str, bool], int]:
             if operation.degree_factor:
                 found["rsqrt", operation.self_loops] = DEGREE_COEFFICIENT_BITS
         elif isinstance(operation, Aggregate):
-            if operation.attention == "gcn":
+            if ATTENTIONS.get(operation.attention).degree_factors:
                 found["rsqrt", operation.self_loops] = DEGREE_COEFFICIENT_BITS
             if operation.aggregation == "mean":
                 found["reciprocal", operation.self_loops] = DEGREE_COEFFICIENT_BITS

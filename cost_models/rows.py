@@ -5,11 +5,12 @@ Sizes are in bits, 1 KiB = 1,024 bytes = 8,192 bits. Definitions:
 - weight size: what a device stores for the model: packed weights, biases, tables and integer parameters. Not the
   graph, and not the node coefficients, which are reported apart.
 - buffer size: all intermediate tensors between the features and the logits, both excluded. Edge scores of a learned
-  attention are recomputed inside the aggregation, so there are no edge tensors.
+  attention are made inside the aggregation, a block of edges at a time, so there are no edge tensors.
 - peak: the most that is alive at once in the schedule, features and logits included. A tensor lives from its making
   until its last reader has finished.
-- MACs: a transform N * F_in * width (counted dense), scores 2 * N * width, an aggregation E' * width, where E' is E
-  plus N for a block with self-loops. Epilogues are not counted.
+- MACs: a transform N * F_in * width (counted dense), a product stored by node N * width, an aggregation E' * width,
+  where E' is E plus N for a block with self-loops; each product in the formula of an edge's score E' * width (rows
+  `score_product<k>`). Epilogues and table look-ups are not counted.
 - BOPs: MACs * bits of both operands; an aggregation without edge weights multiplies by 1 bit.
 - MixQ's BitOPs: MACs * mean bits of the operands; an aggregation without edge weights has one operand.
 """
@@ -20,6 +21,7 @@ import json
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING
 
+from lpgnas.attentions.score import EdgeScore, Side
 from lpgnas.errors import GraphError
 
 if TYPE_CHECKING:
@@ -165,3 +167,50 @@ def product_row(
     bops = macs * operands[0] * (operands[1] if len(operands) == 2 else 1)
     mixq = macs * sum(operands) / len(operands)
     return CostRow(layer, what, bits, buffer_bits=buffer_bits, macs=macs, bops=bops, mixq_bitops=mixq)
+
+
+class _ProductBits:
+    """`ScoreAlgebra` of bit-widths, which notes the operands of every product."""
+
+    def __init__(self, weight: int, message: int, entry: int) -> None:
+        self._weight, self._message, self._entry = weight, message, entry
+        self.products: list[tuple[int, int]] = []
+
+    def node(self, weight: str, at: Side) -> int:
+        return SCORE_BITS
+
+    def message(self, at: Side) -> int:
+        return self._message
+
+    def weight(self, name: str) -> int:
+        return self._weight
+
+    def add(self, left: int, right: int) -> int:
+        return max(left, right)
+
+    def multiply(self, left: int, right: int) -> int:
+        self.products.append((left, right))
+        return left + right
+
+    def leaky(self, value: int) -> int:
+        return value
+
+    def look_up(self, value: int) -> int:
+        return self._entry
+
+    def over_channels(self, value: int) -> int:
+        return value
+
+
+def edge_products(score: EdgeScore, *, weight: int, message: int, entry: int) -> tuple[tuple[int, int], ...]:
+    """Bits of both operands of every product in a score's formula, each made once an edge and column.
+
+    Args:
+        score: the attention's.
+        weight: bits of an attention weight.
+        message: bits of a message.
+        entry: bits of an entry of the score's table.
+    """
+    algebra = _ProductBits(weight, message, entry)
+    score.formula(algebra)
+    return tuple(algebra.products)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from lpgnas.attentions.score import EdgeScore
 from lpgnas.components import Component
 from lpgnas.cost_models.rows import (
     BIAS_BITS,
@@ -19,28 +20,16 @@ from lpgnas.cost_models.rows import (
     CostReport,
     CostRow,
     GraphSize,
+    edge_products,
     product_row,
 )
 from lpgnas.errors import SpecError
 from lpgnas.integer_program import MAX_SCORE_FRACTION
-from lpgnas.operators import ACTIVATIONS
+from lpgnas.operators import ACTIVATIONS, ATTENTIONS
 from lpgnas.registry import Registry
 from lpgnas.spec import LayerSpec, ModelSpec
 
 PROBABILITY_BITS = 7
-
-
-@dataclass(frozen=True)
-class AttentionCost:
-    """What an attention adds to a block.
-
-    Attributes:
-        scored: node scores from attention weights, and a softmax table.
-        coefficient: name of the node coefficient that it reads, or None.
-    """
-
-    scored: bool
-    coefficient: str | None
 
 
 @dataclass(frozen=True)
@@ -58,14 +47,11 @@ class ShortcutCost:
     keeps_input: bool
 
 
-ATTENTION_COSTS: Registry[AttentionCost] = Registry("cost of attention")
 AGGREGATION_COSTS: Registry[AggregationCost] = Registry("cost of aggregation")
 SHORTCUT_COSTS: Registry[ShortcutCost] = Registry("cost of shortcut")
-"""An operator without an entry raises `UnknownName`: it never costs zero. Activations are costed from their own row."""
+"""An operator without an entry raises `UnknownName`: it never costs zero. Attentions and activations are costed from
+their own rows."""
 
-ATTENTION_COSTS.add("const", AttentionCost(scored=False, coefficient=None))
-ATTENTION_COSTS.add("gcn", AttentionCost(scored=False, coefficient="rsqrt"))
-ATTENTION_COSTS.add("gat", AttentionCost(scored=True, coefficient=None))
 AGGREGATION_COSTS.add("sum", AggregationCost(None))
 AGGREGATION_COSTS.add("mean", AggregationCost("reciprocal"))
 AGGREGATION_COSTS.add("max", AggregationCost(None))
@@ -118,7 +104,8 @@ class _Block:
     def __init__(self, index: int, layer: LayerSpec, last: bool, columns: int, bits: int, size: GraphSize) -> None:
         self._index, self._layer, self._last, self._size = index, layer, last, size
         self._columns, self._bits = columns, bits
-        self._attention = ATTENTION_COSTS.get(layer.attention)
+        self._attention = ATTENTIONS.get(layer.attention)
+        self._score = self._attention.score
         self._aggregation = AGGREGATION_COSTS.get(layer.aggregation)
         self._shortcut = SHORTCUT_COSTS.get(layer.shortcut)
         self._table = ACTIVATIONS.get(layer.activation).function is not None
@@ -132,19 +119,35 @@ class _Block:
         yield CostRow(index, "linear_weight", bits, weight_bits=weights)
         if self._shortcut.transform:
             yield CostRow(index, "shortcut_weight", bits, weight_bits=weights)
-        if self._attention.scored:
-            bits = layer.formats[Component.ATTENTION_WEIGHT].bits
-            yield CostRow(index, "source_attention_weight", bits, weight_bits=layer.width * bits)
-            yield CostRow(index, "target_attention_weight", bits, weight_bits=layer.width * bits)
-            entries = 8 << score_fraction
-            yield CostRow(index, "softmax_table", PROBABILITY_BITS, weight_bits=entries * PROBABILITY_BITS)
+        if self._score is not None:
+            yield from self._score_weight_rows(self._score, score_fraction)
         yield CostRow(index, "bias", BIAS_BITS, weight_bits=layer.width * BIAS_BITS)
         if self._table:
             table = (1 << layer.formats[Component.AGGREGATE].bits) * self.output_bits
             yield CostRow(index, "activation_table", self.output_bits, weight_bits=table)
-        # One shift a transform; the aggregation's term, bias and result; a shortcut's and a score's where they exist.
-        shifts = 4 + self._shortcut.transform + (layer.shortcut != "none") + self._attention.scored
+        # One shift a transform; the aggregation's term, bias and result; a shortcut's, a score's and its argument's.
+        shifts = 4 + self._shortcut.transform + (layer.shortcut != "none")
+        if self._score is not None:
+            shifts += 1 if self._score.table is None else 2
         yield CostRow(index, "parameters", 0, weight_bits=shifts * SHIFT_BITS + CLAMP_BITS)
+
+    def _score_weight_rows(self, score: EdgeScore, score_fraction: int) -> Iterator[CostRow]:
+        index, layer = self._index, self._layer
+        bits = layer.formats[Component.ATTENTION_WEIGHT].bits
+        for name in score.weights:
+            yield CostRow(index, f"{name}_attention_weight", bits, weight_bits=layer.width * bits)
+        entries = 8 << score_fraction
+        yield CostRow(index, "softmax_table", PROBABILITY_BITS, weight_bits=entries * PROBABILITY_BITS)
+        if score.table is not None:
+            bits = layer.formats[Component.SCORE].bits
+            yield CostRow(index, "argument_table", bits, weight_bits=(1 << bits) * bits)
+
+    def _score_product_rows(self, score: EdgeScore, macs: int) -> Iterator[CostRow]:
+        formats = self._layer.formats
+        bits, weight = formats[Component.SCORE].bits, formats[Component.ATTENTION_WEIGHT].bits
+        products = edge_products(score, weight=weight, message=self._message_bits, entry=bits)
+        for k, operands in enumerate(products):
+            yield product_row(self._index, f"score_product{k}", bits, 0, macs, operands)
 
     def tensor_rows(self) -> Iterator[CostRow]:
         index, layer, nodes = self._index, self._layer, self._size.num_nodes
@@ -154,13 +157,15 @@ class _Block:
         if self._shortcut.transform:
             yield product_row(index, "shortcut", bits, nodes * width * bits, *transform)
         edge_operands: tuple[int, int] | tuple[int] = (bits,)
-        if self._attention.scored:
+        if self._score is not None:
             operands = (layer.formats[Component.ATTENTION_WEIGHT].bits, bits)
-            for what in ("source_score", "target_score"):
+            for side in self._score.node_weights:
                 scores = nodes * layer.heads * SCORE_BITS
-                yield product_row(index, what, SCORE_BITS, scores, nodes * width, operands)
+                yield product_row(index, f"{side}_score", SCORE_BITS, scores, nodes * width, operands)
             edge_operands = (PROBABILITY_BITS, bits)
         macs = self._size.edges(self_loops=layer.self_loops) * width
+        if self._score is not None:
+            yield from self._score_product_rows(self._score, macs)
         name = "logits" if self._last else "activation"
         output = 0 if self._last else nodes * width * self.output_bits
         if self._table:
@@ -177,8 +182,8 @@ class _Block:
         shortcut = message if self._shortcut.transform else 0
         yield nodes * (source + message + shortcut)
         held = message + shortcut + (source if self._shortcut.keeps_input else 0)
-        if self._attention.scored:
-            held += 2 * layer.heads * SCORE_BITS
+        if self._score is not None and self._score.node_weights:
+            held += len(self._score.node_weights) * layer.heads * SCORE_BITS
             yield nodes * held
         output = layer.width * self.output_bits
         if self._table:
@@ -190,5 +195,5 @@ class _Block:
 
     def coefficients(self) -> set[tuple[str, bool]]:
         """Node coefficients that the block reads: their kind, and whether the degree counts added self-loops."""
-        kinds = {self._attention.coefficient, self._aggregation.coefficient} - {None}
+        kinds = {"rsqrt" if self._attention.degree_factors else None, self._aggregation.coefficient} - {None}
         return {(kind, self._layer.self_loops) for kind in kinds if kind is not None}

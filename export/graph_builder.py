@@ -49,6 +49,14 @@ class GraphBuilder:
     def __contains__(self, name: object) -> bool:
         return name in self._names
 
+    def free_name(self, name: str) -> str:
+        """`name`, or with the first number from 2 on that makes it new."""
+        count, free = 1, name
+        while free in self._names:
+            count += 1
+            free = f"{name}_{count}"
+        return free
+
     def _claim(self, name: str) -> str:
         if name in self._names:
             raise ExportError(f"two parts of the exported graph would be called {name!r}; rename the program's tensors")

@@ -13,8 +13,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from lpgnas.attentions.score import EdgeScore
 from lpgnas.errors import ExportError
 from lpgnas.export import local_functions
+from lpgnas.export.edge_scores import OnnxScores
 from lpgnas.export.graph_builder import GraphBuilder, tensor_type, to_bytes
 from lpgnas.export.message_passing import EdgeSet, MessagePassing
 from lpgnas.export.metadata import describe, file_metadata
@@ -23,6 +25,7 @@ from lpgnas.export.rounding import round_codes
 from lpgnas.integer_program import (
     COEFFICIENT_BITS,
     INT32_LIMIT,
+    LEAKY_SLOPE_BITS,
     RECIPROCAL_BITS,
     ROW_FACTOR_BITS,
     Aggregate,
@@ -33,7 +36,8 @@ from lpgnas.integer_program import (
     Tensor,
     Transform,
 )
-from lpgnas.proofs import check_program
+from lpgnas.operators import ATTENTIONS
+from lpgnas.proofs import check_program, program_score_facts
 from lpgnas.registry import Registry
 
 _LARGEST_BYTE_PRODUCT = 255 * 255
@@ -225,27 +229,53 @@ def _emit_transform(context: _Context, operation: Transform) -> None:
 def _emit_score(context: _Context, operation: Score) -> None:
     columns = context.program.tensor(operation.input).columns
     messages = context.builder.cast(context.codes[operation.input], np.int32)
-    for array_name, output in (
-        (operation.source_weight, operation.source_output),
-        (operation.target_weight, operation.target_output),
-    ):
+    for array_name, output in operation.products().values():
         stored = store_weight(context.builder, context.program.array(array_name), transpose=False)
         weight = _signed_weight(context, array_name, stored, np.int32)
         context.codes[output] = context.graph.head_scores(f"{output}/codes", messages, weight, operation.heads, columns)
 
 
-def _probabilities(context: _Context, operation: Aggregate, edges: EdgeSet) -> str:
+class _Scores(OnnxScores):
+    """`ScoreAlgebra` on integer codes, in int32 where the proof allows it."""
+
+    def __init__(self, context: _Context, operation: Aggregate, score: EdgeScore, edges: EdgeSet) -> None:
+        super().__init__(context.graph, context.builder, context.program, operation, score, edges, context.codes)
+        facts = program_score_facts(context.program, operation, score)
+        self._context = context
+        self._dtype: npt.DTypeLike = np.int32 if facts.largest < INT32_LIMIT else np.int64
+
+    def _typed(self, value: str) -> str:
+        return self._builder.cast(value, self._dtype)
+
+    def weight(self, name: str) -> str:
+        array = self._array(name)
+        stored = store_weight(self._builder, array, transpose=False)
+        return _signed_weight(self._context, array.name, stored, self._dtype)
+
+    def leaky(self, value: str) -> str:
+        four = self._builder.constant(1 << LEAKY_SLOPE_BITS, self._dtype)
+        steep = self._builder.add("Mul", self._name("raw_score_times_4"), value, four)
+        return self._builder.add("Max", self._name("leaky_score"), steep, value)
+
+    def look_up(self, value: str) -> str:
+        operation, b, name = self._operation, self._builder, self._name("argument")
+        low, high = operation.score_low, operation.score_high
+        wide = b.cast(value, np.int64)
+        codes = _shift_right(self._context, name, wide, operation.argument_shift, low, high, np.int64)
+        array = self._program.array(str(operation.argument_table))
+        table = b.initializer(array.name, array.values)
+        index = b.add("Sub", f"{name}/table_index", codes, b.constant(low, np.int64))
+        return self._typed(b.add("Gather", f"{name}/entry", table, index, axis=0))
+
+
+def _probabilities(context: _Context, operation: Aggregate, rule: EdgeScore, edges: EdgeSet) -> str:
     """Codes `p_e` of the softmax over the edges into each node, int64 [E', heads]."""
     b, graph, name, heads = context.builder, context.graph, operation.output, operation.heads
-    if operation.table is None or operation.source_scores is None or operation.target_scores is None:
-        raise ExportError(f"{name}: attention {operation.attention} lacks its scores or its table")
-    left = graph.gather(f"{name}/source_score", context.codes[operation.source_scores], edges)
-    right = graph.gather(f"{name}/target_score", context.codes[operation.target_scores], edges, side="target")
-    raw = b.add("Add", f"{name}/raw_score", left, right)
-    steep = b.add("Mul", f"{name}/raw_score_times_4", raw, b.constant(4, np.int32))
-    leaky = b.cast(b.add("Max", f"{name}/leaky_score", steep, raw), np.int64)
+    if operation.table is None:
+        raise ExportError(f"{name}: attention {operation.attention} lacks its table")
+    raw = b.cast(rule.formula(_Scores(context, operation, rule, edges)), np.int64)
     score = _shift_right(
-        context, f"{name}/score", leaky, operation.score_shift, operation.score_low, operation.score_high, np.int64
+        context, f"{name}/score", raw, operation.score_shift, operation.score_low, operation.score_high, np.int64
     )
     largest = graph.scatter(f"{name}/largest_score", score, edges, heads, "max", np.int64, operation.score_low)
     at_target = graph.gather(f"{name}/largest_at_target", largest, edges, side="target")
@@ -263,9 +293,9 @@ def _emit_aggregate(context: _Context, operation: Aggregate) -> None:
     out, heads = program.tensor(name), operation.heads
     dtype: npt.DTypeLike = np.int32 if operation.accumulator_bits == 32 else np.int64
     terms = b.cast(graph.gather(f"{name}/message", context.codes[operation.input], edges), dtype)
-    probabilities = None
-    if operation.attention == "gat":
-        probabilities = _probabilities(context, operation, edges)
+    attention, probabilities = ATTENTIONS.get(operation.attention), None
+    if attention.score is not None:
+        probabilities = _probabilities(context, operation, attention.score, edges)
         narrowed = probabilities if dtype is np.int64 else b.cast(probabilities, dtype)
         terms = graph.per_head(f"{name}/weighted_message", terms, narrowed, heads, out.columns)
     if operation.aggregation == "max":
@@ -278,7 +308,7 @@ def _emit_aggregate(context: _Context, operation: Aggregate) -> None:
         denominator = graph.scatter(f"{name}/probability_sum", probabilities, edges, heads, "add", np.int64)
         factor = _reciprocal(context, f"{name}/recip26", denominator, RECIPROCAL_BITS)
         term = graph.per_head(f"{name}/normalized", term, factor, heads, out.columns)
-    if operation.attention == "gcn":
+    if attention.degree_factors:
         term = b.add("Mul", f"{name}/times_rsqrt15", term, _degree_coefficient(context, edges, "rsqrt15"))
     if operation.aggregation == "mean":
         term = b.add("Mul", f"{name}/times_recip15", term, _degree_coefficient(context, edges, "recip15"))
@@ -302,8 +332,9 @@ def _with_bias_and_shortcut(context: _Context, operation: Aggregate, term: str) 
 
 
 def _emit_lookup(context: _Context, operation: Lookup) -> None:
-    b, source = context.builder, context.program.tensor(operation.input)
-    table = b.initializer(operation.table, context.program.array(operation.table).values)
+    b, source, out = context.builder, context.program.tensor(operation.input), context.program.tensor(operation.output)
+    entries = context.program.array(operation.table).values.astype(storage_type(out))  # unsigned codes may fit int8
+    table = b.initializer(operation.table, entries)
     codes = b.cast(context.codes[source.name], np.int64)
     index = b.add("Sub", f"{operation.output}/table_index", codes, b.constant(source.low, np.int64))
     context.codes[operation.output] = b.add("Gather", f"{operation.output}/codes", table, index, axis=0)

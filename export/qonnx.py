@@ -21,8 +21,10 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
+from lpgnas.attentions.score import EdgeScore
 from lpgnas.errors import ExportError
 from lpgnas.export import local_functions
+from lpgnas.export.edge_scores import OnnxScores
 from lpgnas.export.graph_builder import GraphBuilder, to_bytes
 from lpgnas.export.message_passing import EdgeSet, MessagePassing
 from lpgnas.export.metadata import describe, file_metadata
@@ -42,7 +44,8 @@ from lpgnas.integer_program import (
     Transform,
 )
 from lpgnas.number_formats import Rounding
-from lpgnas.proofs import check_program
+from lpgnas.operators import ATTENTIONS, LEAKY_SLOPE
+from lpgnas.proofs import check_program, program_score_facts
 from lpgnas.registry import Registry
 
 FLOAT32_LIMIT = 1 << 24
@@ -311,13 +314,9 @@ def _emit_transform(context: _Context, operation: Transform) -> None:
 
 def _emit_score(context: _Context, operation: Score) -> None:
     source = context.program.tensor(operation.input)
-    for array_name, output in (
-        (operation.source_weight, operation.source_output),
-        (operation.target_weight, operation.target_output),
-    ):
-        # An edge adds two of these sums.
+    for array_name, output in operation.products().values():
         fraction = context.program.tensor(output).fraction
-        _require_float32(_where(operation), "sums", 2 * operation.accumulator_bound, fraction)
+        _require_float32(_where(operation), "sums", operation.accumulator_bound, fraction)
         array = context.program.array(array_name)
         weight = _weight(context, array, transpose=False)
         product = context.graph.head_scores(
@@ -326,43 +325,74 @@ def _emit_score(context: _Context, operation: Score) -> None:
         context.values[output] = _scale_product(context, f"{output}/scaled_values", product, array)
 
 
-def _score_format(context: _Context, operation: Aggregate) -> Tensor:
-    """The edge scores as a tensor; the program gives their range and, by the shift, their fraction."""
-    if operation.source_scores is None:
-        raise ExportError(f"{_where(operation)}: attention {operation.attention} lacks its scores")
-    raw = context.program.tensor(operation.source_scores)
-    fraction = raw.fraction + 2 - operation.score_shift
-    bits = operation.score_high.bit_length() + 1
-    return Tensor(f"{operation.output}/score", operation.heads, bits, fraction, True, operation.layer, None)
+def _coded(context: _Context, value: str, tensor: Tensor) -> str:
+    """`value` (real, float32, any shape) rounded into the format of `tensor`, which is also its name; real, float32."""
+    b, rounding = context.builder, context.program.rounding
+    if rounding is Rounding.HALF_UP:
+        codes = round_codes(b, tensor, b.cast(value, np.float64), rounding, tensor.low, tensor.high)
+        decoded = b.add("Mul", f"{tensor.name}/decoded", codes, b.constant(2.0**-tensor.fraction, np.float64))
+        value = b.cast(decoded, np.float32)
+    return _quant(context, f"{tensor.name}/quantized", value, tensor.bits, tensor.fraction, signed=True, narrow=False)
 
 
-def _edge_scores(context: _Context, operation: Aggregate, edges: EdgeSet, score: Tensor) -> str:
-    """Quantised scores of the edges, float32 [E', heads]."""
-    b, graph, name = context.builder, context.graph, operation.output
-    sides = []
-    for scores, side in ((operation.source_scores, "source"), (operation.target_scores, "target")):
-        sides.append(graph.gather(f"{name}/{side}_score", context.values[str(scores)], edges, side=side))
-    leaky = b.add("LeakyRelu", f"{name}/leaky_score", b.add("Add", f"{name}/raw_score", *sides), alpha=0.25)
-    if (operation.score_low, operation.score_high) != (score.low, score.high):
+class _Scores(OnnxScores):
+    """`ScoreAlgebra` on real values, whose codes float32 holds as proved."""
+
+    def __init__(self, context: _Context, operation: Aggregate, score: EdgeScore, edges: EdgeSet) -> None:
+        super().__init__(context.graph, context.builder, context.program, operation, score, edges, context.values)
+        self._context = context
+
+    def weight(self, name: str) -> str:
+        array = self._array(name)
+        stored = _weight(self._context, array, transpose=False)
+        return _scale_product(self._context, f"{array.name}/scaled", stored, array)
+
+    def leaky(self, value: str) -> str:
+        return self._builder.add("LeakyRelu", self._name("leaky_score"), value, alpha=LEAKY_SLOPE)
+
+    def look_up(self, value: str) -> str:
+        operation = self._operation
+        array = self._program.array(str(operation.argument_table))
+        bits, fraction = operation.score_high.bit_length() + 1, operation.argument_fraction
+        argument = Tensor(self._name("argument"), operation.heads, bits, fraction, True, operation.layer, None)
+        codes = _coded(self._context, value, argument)
+        return _table_entries(self._context, argument.name, codes, argument, array)
+
+
+def _table_entries(context: _Context, name: str, value: str, source: Tensor, array: Array) -> str:
+    """The entries of a table at the real `value` in the format of `source`, real float32."""
+    b = context.builder
+    table = b.initializer(array.name, array.values.astype(np.float32) * np.float32(2.0**-array.fraction))
+    codes = b.add("Mul", f"{name}/input_code", value, b.constant(2.0**source.fraction, np.float32))
+    index = b.add("Sub", f"{name}/table_index", b.cast(codes, np.int64), b.constant(source.low, np.int64))
+    return b.add("Gather", f"{name}/entry", table, index, axis=0)
+
+
+def _edge_scores(context: _Context, operation: Aggregate, rule: EdgeScore, edges: EdgeSet) -> tuple[str, Tensor]:
+    """Quantised scores of the edges, float32 [E', heads], and their format.
+
+    Raises:
+        ExportError: an intermediate of the formula that float32 does not hold exactly.
+    """
+    facts = program_score_facts(context.program, operation, rule)
+    for bound, places in facts.steps:
+        _require_float32(_where(operation), "edge scores", bound, places)
+    name, bits = f"{operation.output}/score", operation.score_high.bit_length() + 1
+    format_ = Tensor(name, operation.heads, bits, facts.places - operation.score_shift, True, operation.layer, None)
+    if (operation.score_low, operation.score_high) != (format_.low, format_.high):
         raise ExportError(
             f"{_where(operation)}: scores in [{operation.score_low}, {operation.score_high}] fill no format"
         )
-    wide = context.program.rounding is Rounding.HALF_UP
-    value = b.cast(leaky, np.float64) if wide else leaky
-    if wide:
-        codes = round_codes(b, score, value, context.program.rounding, score.low, score.high)
-        decoded = b.add("Mul", f"{score.name}/decoded", codes, b.constant(2.0**-score.fraction, np.float64))
-        value = b.cast(decoded, np.float32)
-    return _quant(context, f"{score.name}/quantized", value, score.bits, score.fraction, signed=True, narrow=False)
+    raw = rule.formula(_Scores(context, operation, rule, edges))
+    return _coded(context, raw, format_), format_
 
 
-def _probabilities(context: _Context, operation: Aggregate, edges: EdgeSet) -> str:
+def _probabilities(context: _Context, operation: Aggregate, rule: EdgeScore, edges: EdgeSet) -> str:
     """Codes `p_e` of the softmax over the edges into each node, float32 [E', heads]."""
     b, graph, name, heads = context.builder, context.graph, operation.output, operation.heads
     if operation.table is None:
         raise ExportError(f"{_where(operation)}: attention {operation.attention} lacks its table")
-    format_ = _score_format(context, operation)
-    score = _edge_scores(context, operation, edges, format_)
+    score, format_ = _edge_scores(context, operation, rule, edges)
     lowest = format_.low * 2.0**-format_.fraction
     largest = graph.scatter(f"{name}/largest_score", score, edges, heads, "max", np.float32, lowest)
     at_target = graph.gather(f"{name}/largest_at_target", largest, edges, side="target")
@@ -379,7 +409,7 @@ def _check_aggregate(context: _Context, operation: Aggregate, message: Tensor, o
     where = _where(operation)
     _require_float32(where, "sums", operation.accumulator_bound, message.fraction)
     _require_float32(where, "codes", out.magnitude, out.fraction)
-    if operation.attention == "gat":
+    if ATTENTIONS.get(operation.attention).learned:
         edges = context.program.max_degree + (1 if operation.self_loops else 0)
         _require_float32(where, "sums of probabilities", MAX_PROBABILITY * edges, 0)
 
@@ -390,16 +420,16 @@ def _emit_aggregate(context: _Context, operation: Aggregate) -> None:
     message, out, heads = program.tensor(operation.input), program.tensor(name), operation.heads
     _check_aggregate(context, operation, message, out)
     terms = graph.gather(f"{name}/message", context.values[message.name], edges)
-    probabilities = None
-    if operation.attention == "gat":
-        probabilities = _probabilities(context, operation, edges)
+    attention, probabilities = ATTENTIONS.get(operation.attention), None
+    if attention.score is not None:
+        probabilities = _probabilities(context, operation, attention.score, edges)
         terms = graph.per_head(f"{name}/weighted_message", terms, probabilities, heads, out.columns)
     if operation.aggregation == "max":
         lowest = -float(max(operation.accumulator_bound, 1)) * 2.0**-message.fraction
         total = graph.scatter_max_or_zero(f"{name}/max", terms, edges, out.columns, np.float32, lowest)
     else:
         total = graph.scatter(f"{name}/sum", terms, edges, out.columns, "add", np.float32)
-    factors = operation.attention in ("gat", "gcn") or operation.aggregation == "mean"
+    factors = attention.learned or attention.degree_factors or operation.aggregation == "mean"
     wide = factors or not _rounds_in_quant(context, operation.total_bound)
     total = b.cast(total, np.float64) if wide else total
     if probabilities is not None:
@@ -407,7 +437,7 @@ def _emit_aggregate(context: _Context, operation: Aggregate) -> None:
         code = _reciprocal(context, f"{name}/recip26/code", b.cast(denominator, np.float64), RECIPROCAL_BITS)
         factor = b.add("Mul", f"{name}/recip26", code, b.constant(2.0**-RECIPROCAL_BITS, np.float64))
         total = graph.per_head(f"{name}/normalized", total, factor, heads, out.columns)
-    if operation.attention == "gcn":
+    if attention.degree_factors:
         total = b.add("Mul", f"{name}/times_rsqrt15", total, _degree_factor(context, edges, "rsqrt15"))
     if operation.aggregation == "mean":
         total = b.add("Mul", f"{name}/times_recip15", total, _degree_factor(context, edges, "recip15"))
@@ -430,14 +460,10 @@ def _with_bias_and_shortcut(context: _Context, operation: Aggregate, term: str, 
 
 
 def _emit_lookup(context: _Context, operation: Lookup) -> None:
-    b, source, out = context.builder, context.program.tensor(operation.input), context.program.tensor(operation.output)
+    source, out = context.program.tensor(operation.input), context.program.tensor(operation.output)
     _require_float32(_where(operation), "codes", out.magnitude, out.fraction)
-    array = context.program.array(operation.table)
-    table = b.initializer(array.name, array.values.astype(np.float32) * np.float32(2.0**-array.fraction))
-    value = context.values[source.name]
-    codes = b.add("Mul", f"{out.name}/input_code", value, b.constant(2.0**source.fraction, np.float32))
-    index = b.add("Sub", f"{out.name}/table_index", b.cast(codes, np.int64), b.constant(source.low, np.int64))
-    _state_format(context, out, b.add("Gather", f"{out.name}/entry", table, index, axis=0))
+    table = context.program.array(operation.table)
+    _state_format(context, out, _table_entries(context, out.name, context.values[source.name], source, table))
 
 
 EMITTERS.add(Transform.__name__, _emit_transform)

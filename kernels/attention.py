@@ -1,15 +1,19 @@
-"""Learned attention: exact scores of nodes, and the softmax-weighted aggregation that never stores an edge score."""
+"""Learned attention: exact products of nodes, and the softmax-weighted aggregation.
+
+The scores of edges are made and used block by block, so that memory does not grow with the number of edges.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from lpgnas.kernels.jit import jit
-from lpgnas.kernels.requantize import AnyCodes, Rescale, requantize
+from lpgnas.jit import jit
 from lpgnas.kernels.spmm import Epilogue, node_factor, write_row
+from lpgnas.requantize import AnyCodes, Rescale, requantize
 
 
 @jit
@@ -25,83 +29,61 @@ def score_nodes(message: AnyCodes, weight: AnyCodes, out: npt.NDArray[np.int32])
 
 
 class Softmax(NamedTuple):
-    """The scores of an edge j -> i and what turns them into probabilities.
+    """What turns the scores of a block of edges into probabilities.
 
     Attributes:
-        source_scores: u [N, heads] int32.
-        target_scores: v [N, heads] int32.
+        raw: [edges of the block, heads] int64, scores before their rounding.
         by: the rounding of a score.
         table: [entries] uint8 or int8, 127 first.
+        maximum: aggregate by maximum instead of sum.
     """
 
-    source_scores: npt.NDArray[np.int32]
-    target_scores: npt.NDArray[np.int32]
+    raw: npt.NDArray[np.int64]
     by: Rescale
     table: AnyCodes
-
-
-@jit
-def edge_score(source: np.int64, target: np.int64, by: Rescale) -> np.int64:
-    """The score's code: leaky ReLU of slope 1/4, in two more binary places, then the rounding."""
-    raw = source + target
-    return requantize(4 * raw if raw >= 0 else raw, by)
-
-
-@jit
-def largest_score(softmax: Softmax, neighbours: npt.NDArray[Any], node: int, head: int) -> np.int64:
-    """The largest score over the (at least one) edges into `node`.
-
-    Every step from u to the code is monotone, so one maximum over u and one rounding give it.
-    """
-    best = np.int64(softmax.source_scores[neighbours[0], head])
-    for j in neighbours:
-        best = max(best, np.int64(softmax.source_scores[j, head]))
-    return edge_score(best, np.int64(softmax.target_scores[node, head]), softmax.by)
+    maximum: bool
 
 
 @jit
 def gather_head(
     softmax: Softmax,
+    begin: int,
     neighbours: npt.NDArray[Any],
-    node: int,
     head: int,
-    first: int,
     message: AnyCodes,
-    maximum: bool,
     accumulator: npt.NDArray[Any],
 ) -> np.int64:
-    """Sum or maximum of p * message over the edges into `node` for one head; the sum of p is returned.
+    """Sum or maximum of p * message over the edges into a node for one head; the sum of p is returned.
 
     Args:
         softmax: the scores.
+        begin: row of the node's first edge among them.
         neighbours: [d] sources of the edges.
-        node: the target.
         head: which head.
-        first: its first column.
         message: [N, heads * w].
-        maximum: maximum instead of sum.
         accumulator: [w], written.
     """
     accumulator[:] = 0
     if neighbours.size == 0:
         return np.int64(0)
-    largest = largest_score(softmax, neighbours, node, head)
-    target = np.int64(softmax.target_scores[node, head])
+    first = head * accumulator.size
+    best = softmax.raw[begin, head]
+    for edge in range(1, neighbours.size):
+        best = max(best, softmax.raw[begin + edge, head])
+    largest = requantize(best, softmax.by)  # rounding is monotone, so that the largest is rounded once
     mass = np.int64(0)
-    unset = True
-    for j in neighbours:
-        distance = largest - edge_score(np.int64(softmax.source_scores[j, head]), target, softmax.by)
+    for edge in range(neighbours.size):
+        distance = largest - requantize(softmax.raw[begin + edge, head], softmax.by)
         p = np.int64(softmax.table[distance]) if distance < softmax.table.size else np.int64(0)
         mass += p
-        row = message[j][first : first + accumulator.size]  # a slice of a row stays contiguous
-        if maximum:
+        row = message[neighbours[edge]][first : first + accumulator.size]  # a slice of a row stays contiguous
+        if softmax.maximum:
             for c in range(accumulator.size):
                 term = p * np.int64(row[c])
-                accumulator[c] = term if unset else max(np.int64(accumulator[c]), term)
+                accumulator[c] = term if edge == 0 else max(np.int64(accumulator[c]), term)
         elif p:
             for c in range(accumulator.size):
                 accumulator[c] += p * np.int64(row[c])
-        unset = False
     return mass
 
 
@@ -109,22 +91,33 @@ def gather_head(
 def aggregate_softmax(
     indptr: npt.NDArray[np.int64],
     sources: npt.NDArray[Any],
+    block: tuple[int, int],
     message: AnyCodes,
     softmax: Softmax,
-    maximum: bool,
     epilogue: Epilogue,
     accumulator: npt.NDArray[Any],
     out: AnyCodes,
 ) -> None:
     """Attention-weighted sums, means or maxima of messages [N, heads * w] into `out`, scratch `accumulator` [w].
 
-    The sum of p enters as R = floor((2^27 + P) / (2 P)), 0 for P = 0.
+    Only the nodes `block[0]` to `block[1] - 1` are written. The sum of p enters as R = floor((2^27 + P) / (2 P)), 0 for
+    P = 0.
     """
     width = accumulator.size
-    for node in range(out.shape[0]):
+    for node in range(block[0], block[1]):
         neighbours = sources[indptr[node] : indptr[node + 1]]
-        for head in range(softmax.source_scores.shape[1]):
-            first = head * width
-            mass = gather_head(softmax, neighbours, node, head, first, message, maximum, accumulator)
+        begin = indptr[node] - indptr[block[0]]
+        for head in range(softmax.raw.shape[1]):
+            mass = gather_head(softmax, begin, neighbours, head, message, accumulator)
             inverse = ((np.int64(1) << 27) + mass) // (2 * mass) if mass > 0 else np.int64(0)
-            write_row(accumulator, inverse * node_factor(epilogue, node), node, first, epilogue, out)
+            write_row(accumulator, inverse * node_factor(epilogue, node), node, head * width, epilogue, out)
+
+
+def node_blocks(indptr: npt.NDArray[np.int64], edges: int) -> Iterator[tuple[int, int]]:
+    """Ranges of nodes, first to last, with at most `edges` incoming edges each, or of a single node with more."""
+    first, nodes = 0, indptr.size - 1
+    while first < nodes:
+        last = int(np.searchsorted(indptr, indptr[first] + edges, side="right")) - 1
+        last = min(max(last, first + 1), nodes)
+        yield first, last
+        first = last

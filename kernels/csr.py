@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from lpgnas.errors import DegreeError, GraphError
 from lpgnas.graph import check_edges
-from lpgnas.kernels.jit import jit
+from lpgnas.jit import jit
 
 SourceArray: TypeAlias = npt.NDArray[np.int32] | npt.NDArray[np.int64]
 

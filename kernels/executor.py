@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from lpgnas.attentions.score import EdgeScore, ScoreInputs
 from lpgnas.errors import GraphError, ProgramError
 from lpgnas.graph import Features, check_features
 from lpgnas.integer_program import (
@@ -22,15 +23,18 @@ from lpgnas.integer_program import (
     rsqrt15,
 )
 from lpgnas.kernels.arena import plan_arena
-from lpgnas.kernels.attention import Softmax, aggregate_softmax, score_nodes
+from lpgnas.kernels.attention import Softmax, aggregate_softmax, node_blocks, score_nodes
 from lpgnas.kernels.csr import CsrGraph
 from lpgnas.kernels.linear import transform_dense, transform_sparse
 from lpgnas.kernels.lookup import look_up
 from lpgnas.kernels.quantize import SparseCodes, code_dtype, quantize_features
-from lpgnas.kernels.requantize import AnyCodes, rescale
 from lpgnas.kernels.spmm import Epilogue, aggregate_max, aggregate_sum
+from lpgnas.operators import ATTENTIONS
 from lpgnas.proofs import check_program
+from lpgnas.requantize import AnyCodes, rescale
 
+BLOCK_EDGES = 4096
+"""Edges whose scores are held at once; a node with more has a block of its own."""
 _NO_FACTOR = np.zeros(0, dtype=np.int64)
 
 
@@ -41,8 +45,8 @@ class Prediction:
     Attributes:
         codes: [N, C] int64 codes of the logits.
         logits: [N, C] float32, `codes * 2^-fraction`.
-        arena_bytes: bytes allocated for the tensors that the program computes, logits included. The input's codes and
-            one row of accumulators are apart.
+        arena_bytes: bytes allocated for the tensors that the program computes, logits included. The input's codes,
+            one row of accumulators and the scores of one block of edges are apart.
     """
 
     codes: npt.NDArray[np.int64]
@@ -183,17 +187,14 @@ class Inference:
 
     def _score(self, operation: Score) -> None:
         message = self._codes(operation.input)
-        for weight, out in (
-            (operation.source_weight, operation.source_output),
-            (operation.target_weight, operation.target_output),
-        ):
+        for weight, out in operation.products().values():
             score_nodes(message, self._program.array(weight).values, self._tensors[out])
 
     def _epilogue(self, operation: Aggregate) -> Epilogue:
         program, columns = self._program, self._program.tensor(operation.output).columns
         degree = self._graph(operation.self_loops).degree
         factor = _NO_FACTOR
-        if operation.attention == "gcn":
+        if ATTENTIONS.get(operation.attention).degree_factors:
             factor = rsqrt15(degree)
         elif operation.aggregation == "mean":
             factor = reciprocal(COEFFICIENT_BITS, degree)
@@ -210,19 +211,52 @@ class Inference:
         graph, message = self._graph(operation.self_loops), self._codes(operation.input)
         out, epilogue = self._tensors[operation.output], self._epilogue(operation)
         scratch = self._scratch(out.shape[1] // operation.heads, operation.accumulator_bits)
-        maximum = operation.aggregation == "max"
-        if operation.table is not None and operation.source_scores and operation.target_scores:
-            by = rescale(operation.score_shift, self._program.rounding, operation.score_low, operation.score_high)
-            softmax = Softmax(
-                self._tensors[operation.source_scores],
-                self._tensors[operation.target_scores],
-                by,
-                self._program.array(operation.table).values,
-            )
-            aggregate_softmax(graph.indptr, graph.sources, message, softmax, maximum, epilogue, scratch, out)
+        score = ATTENTIONS.get(operation.attention).score
+        if score is not None:
+            self._attend(operation, score, graph, message, epilogue, scratch)
             return
-        kernel = aggregate_max if maximum else aggregate_sum
+        kernel = aggregate_max if operation.aggregation == "max" else aggregate_sum
         kernel(graph.indptr, graph.sources, message, epilogue, scratch, out)
+
+    def _score_inputs(self, operation: Aggregate, graph: CsrGraph, message: AnyCodes) -> ScoreInputs:
+        program, heads = self._program, operation.heads
+        none = np.empty((0, heads), dtype=np.int32)
+        scores = {side: self._tensors[name] for side, name in operation.node_scores().items()}
+        weights = [program.array(name).values.astype(np.int64) for name in operation.edge_weights]
+        table = np.empty(0, dtype=np.int64)
+        if operation.argument_table is not None:
+            table = program.array(operation.argument_table).values.astype(np.int64)
+        return ScoreInputs(
+            graph.indptr,
+            graph.sources,
+            message,
+            scores.get("source", none),
+            scores.get("target", none),
+            np.stack(weights) if weights else np.empty((0, heads, 0), dtype=np.int64),
+            rescale(operation.argument_shift, program.rounding, operation.score_low, operation.score_high),
+            table,
+        )
+
+    def _attend(
+        self,
+        operation: Aggregate,
+        score: EdgeScore,
+        graph: CsrGraph,
+        message: AnyCodes,
+        epilogue: Epilogue,
+        scratch: npt.NDArray[Any],
+    ) -> None:
+        program, out = self._program, self._tensors[operation.output]
+        if operation.table is None:
+            raise ProgramError(f"layer {operation.layer}: {operation.attention} lacks its table")
+        by = rescale(operation.score_shift, program.rounding, operation.score_low, operation.score_high)
+        table, inputs = program.array(operation.table).values, self._score_inputs(operation, graph, message)
+        largest = max(BLOCK_EDGES, int(np.diff(graph.indptr).max()))
+        raw = np.empty((min(largest, graph.sources.size), operation.heads), dtype=np.int64)
+        softmax = Softmax(raw, by, table, operation.aggregation == "max")
+        for block in node_blocks(graph.indptr, BLOCK_EDGES):
+            score.kernel(inputs, *block, raw)
+            aggregate_softmax(graph.indptr, graph.sources, block, message, softmax, epilogue, scratch, out)
 
     def _lookup(self, operation: Lookup) -> None:
         low, table = self._program.tensor(operation.input).low, self._program.array(operation.table).values

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from lpgnas.kernels.jit import jit
-from lpgnas.kernels.requantize import AnyCodes
+from lpgnas.jit import jit
+from lpgnas.requantize import AnyCodes
 
 
 @jit

@@ -12,9 +12,9 @@ import numpy.typing as npt
 from scipy import sparse
 
 from lpgnas.graph import Features
-from lpgnas.kernels.jit import jit
-from lpgnas.kernels.requantize import AnyCodes
+from lpgnas.jit import jit
 from lpgnas.number_formats import FixedPoint, Rounding
+from lpgnas.requantize import AnyCodes
 
 _MODES = {Rounding.HALF_EVEN: 0, Rounding.HALF_UP: 1, Rounding.FLOOR: 2}
 

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 
+from lpgnas.attentions.score import EdgeScore, Side
 from lpgnas.errors import DegreeError, ProgramError
 from lpgnas.graph import Features, check_edges
 from lpgnas.integer_program import (
@@ -27,6 +28,7 @@ from lpgnas.integer_program import (
 )
 from lpgnas.kernels.executor import check_inputs
 from lpgnas.number_formats import Rounding, quantize_array
+from lpgnas.operators import ATTENTIONS
 
 Int64Array = npt.NDArray[np.int64]
 
@@ -61,6 +63,52 @@ class _Edges:
             starts = (np.cumsum(self.degree) - self.degree)[present]
             result[present] = reduceat(terms, starts, axis=0)
         return result
+
+
+@dataclass(frozen=True, eq=False)
+class _Scores:
+    """`ScoreAlgebra` of int64 arrays; `messages` [N, heads, w]."""
+
+    program: IntegerProgram
+    operation: Aggregate
+    tensors: dict[str, Int64Array]
+    edges: _Edges
+    messages: Int64Array
+
+    def _rows(self, at: Side) -> Int64Array:
+        return self.edges.sources if at == "source" else self.edges.targets
+
+    def node(self, weight: str, at: Side) -> Int64Array:
+        return self.tensors[self.operation.node_scores()[weight]][self._rows(at)]
+
+    def message(self, at: Side) -> Int64Array:
+        return self.messages[self._rows(at)]
+
+    def weight(self, name: str) -> Int64Array:
+        score = ATTENTIONS.get(self.operation.attention).score
+        names = () if score is None else score.edge_weights
+        stored = dict(zip(names, self.operation.edge_weights, strict=True))
+        return self.program.array(stored[name]).values.astype(np.int64)
+
+    def add(self, left: Int64Array, right: Int64Array) -> Int64Array:
+        return left + right
+
+    def multiply(self, left: Int64Array, right: Int64Array) -> Int64Array:
+        return left * right
+
+    def leaky(self, value: Int64Array) -> Int64Array:
+        return np.where(value >= 0, 4 * value, value)
+
+    def look_up(self, value: Int64Array) -> Int64Array:
+        operation = self.operation
+        if operation.argument_table is None:
+            raise ProgramError(f"layer {operation.layer}: {operation.attention} lacks its argument table")
+        low, high = operation.score_low, operation.score_high
+        codes = requantize_array(value, operation.argument_shift, low, high, self.program.rounding)
+        return self.program.array(operation.argument_table).values.astype(np.int64)[codes - low]
+
+    def over_channels(self, value: Int64Array) -> Int64Array:
+        return cast(Int64Array, value.sum(axis=-1))
 
 
 def requantize_array(values: Int64Array, shift: int, low: int, high: int, rounding: Rounding) -> Int64Array:
@@ -114,10 +162,7 @@ class _Reference:
             if isinstance(operation, Transform):
                 self._tensors[operation.output] = self._transform(operation)
             elif isinstance(operation, Score):
-                for weight, out in (
-                    (operation.source_weight, operation.source_output),
-                    (operation.target_weight, operation.target_output),
-                ):
+                for weight, out in operation.products().values():
                     self._tensors[out] = self._score(operation, self._program.array(weight).values)
             elif isinstance(operation, Aggregate):
                 self._tensors[operation.output] = self._aggregate(operation)
@@ -156,15 +201,14 @@ class _Reference:
         by_head = message.reshape(len(message), operation.heads, -1)
         return cast(Int64Array, np.einsum("nkc,kc->nk", by_head, weight.astype(np.int64)))
 
-    def _probabilities(self, operation: Aggregate, edges: _Edges) -> Int64Array:
+    def _probabilities(self, operation: Aggregate, score: EdgeScore, edges: _Edges) -> Int64Array:
         """P of each edge and head, [E', heads]."""
-        if operation.source_scores is None or operation.target_scores is None or operation.table is None:
-            raise ProgramError(f"layer {operation.layer}: gat lacks its scores or its table")
-        raw = self._tensors[operation.source_scores][edges.sources]
-        raw = raw + self._tensors[operation.target_scores][edges.targets]
-        leaky = np.where(raw >= 0, 4 * raw, raw)
+        if operation.table is None:
+            raise ProgramError(f"layer {operation.layer}: {operation.attention} lacks its table")
+        message = self._codes(operation.input).reshape(edges.degree.size, operation.heads, -1)
+        raw: Int64Array = score.formula(_Scores(self._program, operation, self._tensors, edges, message))
         scores = requantize_array(
-            leaky, operation.score_shift, operation.score_low, operation.score_high, self._program.rounding
+            raw, operation.score_shift, operation.score_low, operation.score_high, self._program.rounding
         )
         distance = edges.largest(scores)[edges.targets] - scores
         table = self._program.array(operation.table).values.astype(np.int64)
@@ -174,14 +218,15 @@ class _Reference:
         """The aggregated messages times the target side's coefficients, [N, width]."""
         message = self._codes(operation.input)
         reduce = edges.largest if operation.aggregation == "max" else edges.total
-        if operation.attention == "gat":
-            p = self._probabilities(operation, edges)
+        attention = ATTENTIONS.get(operation.attention)
+        if attention.score is not None:
+            p = self._probabilities(operation, attention.score, edges)
             weighted = message.reshape(len(message), operation.heads, -1)[edges.sources] * p[:, :, None]
             inverse = reciprocal(RECIPROCAL_BITS, edges.total(p))
             term = (reduce(weighted) * inverse[:, :, None]).reshape(message.shape)
         else:
             term = reduce(message[edges.sources])
-        if operation.attention == "gcn":
+        if attention.degree_factors:
             term = term * rsqrt15(edges.degree)[:, None]
         if operation.aggregation == "mean":
             term = term * reciprocal(COEFFICIENT_BITS, edges.degree)[:, None]

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from lpgnas.kernels.jit import jit
-from lpgnas.kernels.requantize import AnyCodes, Rescale, requantize
+from lpgnas.jit import jit
+from lpgnas.requantize import AnyCodes, Rescale, requantize
 
 
 class Epilogue(NamedTuple):

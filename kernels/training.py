@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from lpgnas.kernels.jit import jit
+from lpgnas.jit import jit
 from lpgnas.number_formats import Rounding
 
 Floats = Any

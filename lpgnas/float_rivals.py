@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,10 +16,14 @@ import torch
 from scipy import sparse
 from torch import Tensor, nn
 
+from lpgnas.attentions import gat
+from lpgnas.errors import LoweringError
 from lpgnas.graph import Graph
 from lpgnas.graph_tensors import csr_tensor
-from lpgnas.layers import LEAKY_SLOPE, QuantizedLayer, QuantizedModel
-from lpgnas.operators import ACTIVATIONS
+from lpgnas.layers import QuantizedLayer, QuantizedModel
+from lpgnas.lowering import score_activation
+from lpgnas.operators import ACTIVATIONS, LEAKY_SLOPE, Activation
+from lpgnas.torch_scores import TorchScores
 
 Rival = Callable[[], Tensor]
 """One inference: the logits [N, C] float32 of the graph that it was made for."""
@@ -27,10 +32,23 @@ _LOG_2 = math.log(2.0)
 """The trained softmax is one of powers of 2, a float one of powers of e: scores are scaled by this."""
 
 
+_TORCH_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "tanh": torch.tanh,
+    "sigmoid": torch.sigmoid,
+    "softplus": nn.functional.softplus,
+    "leaky_relu": partial(nn.functional.leaky_relu, negative_slope=LEAKY_SLOPE),
+    "elu": nn.functional.elu,
+}
+"""What a user of torch would call; an activation without an entry is evaluated by its row."""
+
+
 def _activated(name: str, value: Tensor) -> Tensor:
-    activation = ACTIVATIONS.get(name)
-    if name == "tanh":
-        return torch.tanh(value)
+    if name in _TORCH_ACTIVATIONS:
+        return _TORCH_ACTIVATIONS[name](value)
+    return _evaluated(ACTIVATIONS.get(name), value)
+
+
+def _evaluated(activation: Activation, value: Tensor) -> Tensor:
     if activation.function is not None:
         return torch.from_numpy(activation.function(value.double().numpy())).to(value.dtype)
     if activation.low is None and activation.high is None:
@@ -55,6 +73,20 @@ def _edges(graph: Graph, *, self_loops: bool) -> tuple[np.ndarray, np.ndarray]:
         source, target = np.concatenate([source, nodes]), np.concatenate([target, nodes])
     order = np.argsort(target, kind="stable")
     return source[order], target[order]
+
+
+def _edge_scores(block: QuantizedLayer, by_head: Tensor, source: Tensor, target: Tensor) -> Tensor:
+    """Scores [E', heads] of messages [N, heads, w]."""
+    rule = block.attention.score
+    if rule is None:
+        raise LoweringError(f"attention {block.spec.attention!r} has no scores")
+    table = Activation("score", signed=True) if rule.table is None else score_activation(rule.table)
+
+    def function(value: Tensor) -> Tensor:
+        return _evaluated(table, value)
+
+    made: Tensor = rule.formula(TorchScores(source, target, by_head, block.attention_weight, function))
+    return made
 
 
 # --- torch CSR ---
@@ -119,8 +151,7 @@ class _CsrLayer:
     def _attend(self, message: Tensor) -> Tensor:
         block, heads = self._block, self._spec.heads
         by_head = message.view(self._nodes, heads, -1)
-        to, of = ((by_head * w).sum(dim=2) for w in (block.source_attention, block.target_attention))
-        score = nn.functional.leaky_relu(to[self._source] + of[self._target], LEAKY_SLOPE)
+        score = _edge_scores(block, by_head, self._source, self._target)
         power = torch.exp2(score - self._largest(score)[self._target])
         total = power.new_zeros(self._nodes, heads).index_add(0, self._target, power)
         share = power / total[self._target]
@@ -141,7 +172,10 @@ class _CsrLayer:
 
 
 def pyg_rival(model: QuantizedModel, graph: Graph) -> Rival:
-    """The architecture from PyG's own layers on dense features: `GCNConv` (cached), `GATConv`, `SimpleConv`."""
+    """The architecture from PyG's own layers on dense features: `GCNConv` (cached), `GATConv`, `SimpleConv`.
+
+    For other learned attentions, which PyG does not have, a `MessagePassing` layer.
+    """
     x = torch.from_numpy(_feature_rows(model, graph).toarray()).float()
     edges = torch.from_numpy(graph.edge_index)
     looped = torch.from_numpy(np.stack(_edges(graph, self_loops=True)))
@@ -162,8 +196,9 @@ class _PygLayer:
 
     def __init__(self, block: QuantizedLayer) -> None:
         self._block, self._spec = block, block.spec
-        self._conv = _gat(block) if block.attention.learned else _gcn(block)
-        self._own_loops = block.attention.learned or block.attention.degree_factors
+        is_gat = block.spec.attention == gat.ATTENTION.name
+        self._conv = _gat(block) if is_gat else _scored(block) if block.attention.learned else _gcn(block)
+        self._own_loops = is_gat or block.attention.degree_factors
 
     def __call__(self, value: Tensor, edges: Tensor, looped: Tensor) -> Tensor:
         block = self._block
@@ -208,6 +243,29 @@ def _gat(block: QuantizedLayer) -> Any:  # noqa: ANN401 - a PyG layer
     with torch.no_grad():
         conv.lin.weight.copy_(block.weight)
         conv.bias.copy_(block.bias)
-        conv.att_src.copy_(block.source_attention[None] * _LOG_2)
-        conv.att_dst.copy_(block.target_attention[None] * _LOG_2)
+        conv.att_src.copy_(block.attention_weight("source")[None] * _LOG_2)
+        conv.att_dst.copy_(block.attention_weight("target")[None] * _LOG_2)
     return conv
+
+
+def _scored(block: QuantizedLayer) -> Any:  # noqa: ANN401 - a PyG layer
+    """A layer of messages [N, width] for an attention that PyG does not have."""
+    from torch_geometric.nn import MessagePassing
+    from torch_geometric.utils import softmax
+
+    heads = block.spec.heads
+
+    class ScoredConv(MessagePassing):  # type: ignore[misc]
+        """Messages weighted by the softmax of their edges' scores."""
+
+        def forward(self, messages: Tensor, edges: Tensor) -> Tensor:
+            by_head = messages.view(len(messages), heads, -1)
+            score = _edge_scores(block, by_head, edges[0], edges[1])
+            share = softmax(score * _LOG_2, edges[1], num_nodes=len(messages))
+            total: Tensor = self.propagate(edges, x=by_head, share=share)
+            return total.flatten(1)
+
+        def message(self, x_j: Tensor, share: Tensor) -> Tensor:
+            return x_j * share[:, :, None]
+
+    return ScoredConv(aggr=block.spec.aggregation, node_dim=0)

@@ -222,8 +222,9 @@ def _steps(layer: LayerSpec, width: int) -> list[tuple[str, list[tuple[str, str,
     rows, matrix = f"N × {layer.width:,}", f"{layer.width:,} × {width:,}"
     transform = [("linear weight", matrix, Component.LINEAR_WEIGHT), ("message", rows, Component.MESSAGE)]
     attention, aggregate = [], []
-    if ATTENTIONS.get(layer.attention).learned:
-        attention.append(("attention weight", f"2 × {layer.width:,}", Component.ATTENTION_WEIGHT))
+    score = ATTENTIONS.get(layer.attention).score
+    if score is not None:
+        attention.append(("attention weight", f"{len(score.weights)} × {layer.width:,}", Component.ATTENTION_WEIGHT))
         attention.append(("score", f"E × {layer.heads}, not stored", Component.SCORE))
     if layer.shortcut == "linear":
         aggregate.append(("shortcut weight", matrix, Component.LINEAR_WEIGHT))

@@ -133,24 +133,35 @@ class Transform:
 
 @dataclass(frozen=True)
 class Score:
-    """`source_output`, `target_output` [N, heads]: exact products of each head's messages with weights [heads, w]."""
+    """`source_output`, `target_output` [N, heads]: exact products of each head's messages with weights [heads, w].
+
+    A side that the attention does not have is None.
+    """
 
     layer: int
     input: str
-    source_output: str
-    target_output: str
-    source_weight: str
-    target_weight: str
+    source_output: str | None
+    target_output: str | None
+    source_weight: str | None
+    target_weight: str | None
     heads: int
     accumulator_bound: int
+
+    def products(self) -> dict[str, tuple[str, str]]:
+        """Weight and output by side, for the sides that there are."""
+        both = {
+            "source": (self.source_weight, self.source_output),
+            "target": (self.target_weight, self.target_output),
+        }
+        return {side: (weight, out) for side, (weight, out) in both.items() if weight is not None and out is not None}
 
 
 @dataclass(frozen=True)
 class Aggregate:
     """The aggregation over incoming edges with its one rounding; see the section Aggregate of the semantics.
 
-    The fields about scores and `table` are None or 0 unless `attention` is `gat`; `bias` and `shortcut` are None where
-    absent.
+    The fields about scores and tables are None, 0 or empty unless `attention` is learned and has such a part; `bias`
+    and `shortcut` are None where absent. The score's formula reads the `edge_weights` [heads, w] and `argument_table`.
     """
 
     layer: int
@@ -177,6 +188,15 @@ class Aggregate:
     accumulator_bits: int
     accumulator_bound: int
     total_bound: int
+    edge_weights: tuple[str, ...] = ()
+    argument_table: str | None = None
+    argument_shift: int = 0
+    argument_fraction: int = 0
+
+    def node_scores(self) -> dict[str, str]:
+        """Tensors of exact products by side, for the sides that there are."""
+        both = {"source": self.source_scores, "target": self.target_scores}
+        return {side: name for side, name in both.items() if name is not None}
 
 
 @dataclass(frozen=True)
@@ -201,7 +221,7 @@ def reads(operation: Operation) -> tuple[str, ...]:
 def writes(operation: Operation) -> tuple[str, ...]:
     """Names of the tensors that an operation writes."""
     if isinstance(operation, Score):
-        return (operation.source_output, operation.target_output)
+        return tuple(out for _, out in operation.products().values())
     return (operation.output,)
 
 

@@ -13,15 +13,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lpgnas.attentions.score import EdgeScore, FloatArray, ScoreTable, fraction_name
 from lpgnas.components import Component
 from lpgnas.errors import LoweringError
 from lpgnas.fused_ops import Edges, aggregate, look_up, round_rows, softmax_numerators
 from lpgnas.fused_ops import dropout as drop_entries
 from lpgnas.graph_tensors import GraphTensors, Neighbourhood
 from lpgnas.integer_program import MAX_PROBABILITY, MAX_SCORE_FRACTION, RECIPROCAL_BITS, softmax_table
-from lpgnas.lowering import BIAS_BITS, LayerCodes, Quantized, activation_table, clamp_range
+from lpgnas.lowering import BIAS_BITS, LayerCodes, Quantized, activation_table, clamp_range, score_activation
 from lpgnas.number_formats import FLOAT32, FixedPoint, FormatChoice, Rounding
-from lpgnas.operators import ACTIVATIONS, ATTENTIONS, Activation, FloatArray
+from lpgnas.operators import ACTIVATIONS, ATTENTIONS, Activation
 from lpgnas.quantizers import (
     calibrated_fraction,
     code_range,
@@ -31,8 +32,8 @@ from lpgnas.quantizers import (
     weight_fraction,
 )
 from lpgnas.spec import LayerSpec, ModelSpec
+from lpgnas.torch_scores import TorchScores
 
-LEAKY_SLOPE = 0.25
 BIAS_EXTRA_PLACES = 8
 """A bias needs no more binary places than its block's output plus these."""
 
@@ -42,8 +43,8 @@ Product = Callable[[Tensor], Tensor]
 class QuantizedLayer(nn.Module):
     """One block with its trainable parameters and its calibrated fractions (buffers, int64 scalars).
 
-    Shapes: `weight` and `shortcut_weight` [width, input_width]; `bias` [width]; `source_attention` and
-    `target_attention` [heads, width / heads].
+    Shapes: `weight` and `shortcut_weight` [width, input_width]; `bias` [width]; for each weight of a learned attention
+    `<name>_attention` [heads, width / heads].
     """
 
     def __init__(self, spec: LayerSpec, input_width: int, rounding: Rounding, *, last: bool) -> None:
@@ -57,12 +58,16 @@ class QuantizedLayer(nn.Module):
         self.bias = nn.Parameter(torch.zeros(spec.width))
         if spec.shortcut == "linear":
             self.shortcut_weight = _glorot(spec.width, input_width)
-        if self.attention.learned:
-            self.source_attention = _glorot(spec.heads, spec.width // spec.heads)
-            self.target_attention = _glorot(spec.heads, spec.width // spec.heads)
-        for name in ("weight", "shortcut_weight", "attention", "bias", "message", "shortcut", "score", "aggregate"):
+        fractions = ["weight", "shortcut_weight", "attention", "bias", "message", "shortcut", "score", "aggregate"]
+        fractions.append("output")
+        score = self.attention.score
+        if score is not None:
+            fractions += [name for name in score.fraction_groups() if name not in fractions]
+            fractions += [] if score.table is None else ["argument"]
+            for name in score.weights:
+                self.register_parameter(f"{name}_attention", _glorot(spec.heads, spec.width // spec.heads))
+        for name in fractions:
             self.register_buffer(f"{name}_fraction", torch.tensor(0))
-        self.register_buffer("output_fraction", torch.tensor(0))
 
     def forward(self, product: Product, value: Tensor | None, graph: GraphTensors, *, observe: bool) -> Tensor:
         """The block's output [N, width].
@@ -93,14 +98,9 @@ class QuantizedLayer(nn.Module):
 
     def codes(self) -> LayerCodes:
         """The codes and fractions that lowering needs (float64, exact)."""
-        shortcut = attention = None
+        shortcut, score = None, self.attention.score
         if self.spec.shortcut == "linear":
             shortcut = self._weight_codes(self.shortcut_weight, Component.LINEAR_WEIGHT, "shortcut_weight")
-        if self.attention.learned:
-            attention = [
-                self._weight_codes(weight, Component.ATTENTION_WEIGHT, "attention")
-                for weight in (self.source_attention, self.target_attention)
-            ]
         bias = np.rint(self._bias(self.bias.detach().double()).numpy() * 2.0 ** self._fraction("bias"))
         return LayerCodes(
             weight=self._weight_codes(self.weight, Component.LINEAR_WEIGHT, "weight"),
@@ -110,9 +110,9 @@ class QuantizedLayer(nn.Module):
             aggregate_fraction=self._fraction("aggregate"),
             shortcut_weight=shortcut,
             shortcut_fraction=self._fraction("shortcut"),
-            source_attention=None if attention is None else attention[0],
-            target_attention=None if attention is None else attention[1],
+            attention=tuple(self._attention_codes(name) for name in (() if score is None else score.weights)),
             score_fraction=self._fraction("score"),
+            argument_fraction=0 if score is None or score.table is None else self._fraction("argument"),
         )
 
     def _fraction(self, name: str) -> int:
@@ -130,9 +130,19 @@ class QuantizedLayer(nn.Module):
             self._set_fraction("weight", weight_fraction(self.weight, choice))
             if self.spec.shortcut == "linear":
                 self._set_fraction("shortcut_weight", weight_fraction(self.shortcut_weight, choice))
-        if self.attention.learned and self._choice(Component.ATTENTION_WEIGHT) != FLOAT32:
-            both = torch.cat([self.source_attention, self.target_attention])
-            self._set_fraction("attention", weight_fraction(both, self._choice(Component.ATTENTION_WEIGHT)))
+        score = self.attention.score
+        if score is not None and self._choice(Component.ATTENTION_WEIGHT) != FLOAT32:
+            for group, names in score.fraction_groups().items():
+                together = torch.cat([self.attention_weight(name) for name in names])
+                self._set_fraction(group, weight_fraction(together, self._choice(Component.ATTENTION_WEIGHT)))
+
+    def attention_weight(self, name: str) -> Tensor:
+        """The trainable attention weight of this name [heads, width / heads]."""
+        return self.get_parameter(f"{name}_attention")
+
+    def _attention_codes(self, name: str) -> Quantized:
+        weight = self.attention_weight(name)
+        return self._weight_codes(weight, Component.ATTENTION_WEIGHT, fraction_name(name))
 
     def _weight(self, weight: Tensor, component: Component, name: str) -> Tensor:
         return quantize_weight(weight, self._choice(component), self._fraction(name))
@@ -164,24 +174,45 @@ class QuantizedLayer(nn.Module):
     def _aggregate(self, message: Tensor, near: Neighbourhood, *, observe: bool) -> tuple[Tensor, Tensor | None]:
         """Sum or max of the weighted messages, [N, width], and the factor [N, 1] that the target side owes them."""
         mean = near.recip if self.spec.aggregation == "mean" else None
-        if self.attention.learned:
-            return self._attend(message, near.edges, observe=observe), mean
+        if self.attention.score is not None:
+            return self._attend(self.attention.score, message, near.edges, observe=observe), mean
         if self.spec.aggregation == "max":
             return aggregate(near.edges, message[:, None], largest=True).squeeze(1), None
         return near.sum.product(message), near.rsqrt if self.attention.degree_factors else mean
 
-    def _attend(self, message: Tensor, edges: Edges, *, observe: bool) -> Tensor:
+    def _attend(self, rule: EdgeScore, message: Tensor, edges: Edges, *, observe: bool) -> Tensor:
         by_head = message.view(len(message), self.spec.heads, -1)
-        source, target = (
-            (by_head * self._weight(weight, Component.ATTENTION_WEIGHT, "attention")).sum(dim=2)
-            for weight in (self.source_attention, self.target_attention)
-        )
-        raw = source.index_select(0, edges.source) + target.index_select(0, edges.target)
-        leaky = torch.where(raw >= 0, raw, raw * LEAKY_SLOPE)
-        score = self._quantize(leaky, Component.SCORE, "score", observe=observe)
+
+        def weight_of(name: str) -> Tensor:
+            weight = self.attention_weight(name)
+            return self._weight(weight, Component.ATTENTION_WEIGHT, fraction_name(name))
+
+        def by_table(value: Tensor) -> Tensor:
+            return value if rule.table is None else self._score_table(rule.table, value, observe=observe)
+
+        raw: Tensor = rule.formula(TorchScores(edges.source, edges.target, by_head, weight_of, by_table))
+        final = rule.table is not None and rule.table.is_score  # its fraction is that of the table's entries
+        score = self._quantize(raw, Component.SCORE, "score", observe=observe and not final)
         weight, denominator = self._softmax_numerator(score, edges)
         total = aggregate(edges, by_head, weight=weight, largest=self.spec.aggregation == "max")
         return (total * self._reciprocal(denominator)[:, :, None]).reshape(len(message), -1)
+
+    def _score_table(self, table: ScoreTable, value: Tensor, *, observe: bool) -> Tensor:
+        """The entries of the score's table at `value` [E', ...], rounded to codes of the score's bits first."""
+        choice, function = self._choice(Component.SCORE), score_activation(table)
+        if choice == FLOAT32:
+            return _real_activation(function, value)
+        target = FixedPoint(choice.bits, table.entry_fraction(choice.bits))
+        if observe:
+            fraction = calibrated_fraction(value, choice.bits, signed=True, rounding=self.rounding)
+            self._set_fraction("argument", fraction)
+            if table.is_score:
+                self._set_fraction("score", target.fraction)
+        source = FixedPoint(choice.bits, self._fraction("argument"))
+        rows = value.flatten(1)
+        argument = round_rows(rows, source.fraction, source.low, source.high, self.rounding)
+        entries, slope = _activation_values(function, source, target, self.rounding)
+        return look_up(argument, source.fraction, source.low, entries, slope).view(value.shape)
 
     def _softmax_numerator(self, score: Tensor, edges: Edges) -> tuple[Tensor, Tensor]:
         """P of each edge and head [E', heads], 127 * 2^(score - max), and their sums [N, heads]."""

@@ -6,20 +6,20 @@ The trained model hands over `LayerCodes` (see `layers.QuantizedModel.layer_code
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
+from lpgnas.attentions.bounds import Operand
+from lpgnas.attentions.score import SIDES, EdgeScore, ScoreTable
 from lpgnas.components import Component
 from lpgnas.errors import LoweringError, ProgramError
 from lpgnas.integer_program import (
     COEFFICIENT_BITS,
-    LEAKY_SLOPE_BITS,
     MAX_DEGREE_LIMIT,
     MAX_PROBABILITY,
     MAX_SCORE_FRACTION,
-    RECIPROCAL_BITS,
     ROW_FACTOR_BITS,
     Aggregate,
     Array,
@@ -36,7 +36,14 @@ from lpgnas.integer_program import (
 )
 from lpgnas.number_formats import FixedPoint, FormatChoice, Rounding, round_to_int
 from lpgnas.operators import ACTIVATIONS, ATTENTIONS, Activation
-from lpgnas.proofs import aggregate_bounds, check_program, score_bound, transform_bounds
+from lpgnas.proofs import (
+    aggregate_bounds,
+    check_program,
+    edge_score_facts,
+    score_bound,
+    term_places,
+    transform_bounds,
+)
 from lpgnas.spec import LayerSpec, ModelSpec
 
 BIAS_BITS = 16
@@ -62,9 +69,9 @@ class LayerCodes:
         aggregate_fraction: of `aggregate`; used by activations by table.
         shortcut_weight: [width, F_in] for a linear shortcut.
         shortcut_fraction: of the linear shortcut's output.
-        source_attention: [heads, width / heads] for a learned attention; shares its fraction with the next.
-        target_attention: likewise.
+        attention: [heads, width / heads] each, the weights of a learned attention in the order of `EdgeScore.weights`.
         score_fraction: of the edge scores, 0 to 4.
+        argument_fraction: of the argument of the score's table, where it has one.
     """
 
     weight: Quantized
@@ -74,9 +81,9 @@ class LayerCodes:
     aggregate_fraction: int = 0
     shortcut_weight: Quantized | None = None
     shortcut_fraction: int = 0
-    source_attention: Quantized | None = None
-    target_attention: Quantized | None = None
+    attention: tuple[Quantized, ...] = ()
     score_fraction: int = 0
+    argument_fraction: int = 0
 
 
 def activation_table(activation: Activation, source: FixedPoint, target: FixedPoint, rounding: Rounding) -> Codes:
@@ -91,6 +98,11 @@ def activation_table(activation: Activation, source: FixedPoint, target: FixedPo
     scaled = np.ldexp(activation.function(values), target.fraction)
     codes = np.clip(round_to_int(scaled, rounding), target.low, target.high).astype(np.int64)
     return narrow(codes, target.low, target.high)
+
+
+def score_activation(table: ScoreTable) -> Activation:
+    """The function of a score's table as the row of an activation."""
+    return Activation("score", signed=True, function=table.function)
 
 
 def clamp_range(activation: Activation, fmt: FixedPoint, rounding: Rounding) -> tuple[int, int]:
@@ -244,48 +256,93 @@ class _Builder:
         )
         return out
 
-    def _scores(self, index: int, layer: LayerSpec, codes: LayerCodes, message: Tensor) -> tuple[Score, int, str]:
-        if codes.source_attention is None or codes.target_attention is None:
+    def _attention_weights(self, index: int, layer: LayerSpec, codes: LayerCodes, score: EdgeScore) -> dict[str, Array]:
+        if len(codes.attention) != len(score.weights):
             raise LoweringError(f"layer {index}: attention {layer.attention} without attention weights")
-        if codes.source_attention.fraction != codes.target_attention.fraction:
-            raise LoweringError(f"layer {index}: the two attention weights must share one fraction")
+        choice = layer.formats[Component.ATTENTION_WEIGHT]
+        return {
+            name: self._constant(
+                f"layer{index}/{name}_attention_weight", choice, values, index, Component.ATTENTION_WEIGHT
+            )
+            for name, values in zip(score.weights, codes.attention, strict=True)
+        }
+
+    def _node_scores(
+        self, index: int, layer: LayerSpec, message: Tensor, weights: dict[str, Array]
+    ) -> dict[str, Operand]:
+        """The products that are stored by node, as `layer<k>/<side>_score`; none without weights."""
+        if not weights:
+            return {}
+        outputs = {
+            side: Tensor(
+                f"layer{index}/{side}_score", layer.heads, 32, message.fraction + array.fraction, True, index, None
+            )
+            for side, array in weights.items()
+        }
+        self.tensors += outputs.values()
+        named: dict[str, str | None] = {f"{side}_{part}": None for side in SIDES for part in ("output", "weight")}
+        named |= {f"{side}_output": out.name for side, out in outputs.items()}
+        named |= {f"{side}_weight": array.name for side, array in weights.items()}
+        bound = score_bound([array.values for array in weights.values()], message)
+        self.operations.append(
+            Score(layer=index, input=message.name, heads=layer.heads, accumulator_bound=bound, **named)
+        )
+        return {side: Operand(bound, out.fraction) for side, out in outputs.items()}
+
+    def _argument_table(self, index: int, table: ScoreTable, source: FixedPoint) -> Array:
+        target = FixedPoint(source.bits, table.entry_fraction(source.bits))
+        array = Array(
+            f"layer{index}/argument_table",
+            "table",
+            "fixed",
+            target.bits,
+            target.fraction,
+            True,
+            index,
+            Component.SCORE,
+            activation_table(score_activation(table), source, target, self._spec.rounding),
+        )
+        self.arrays.append(array)
+        return array
+
+    def _scores(
+        self, index: int, layer: LayerSpec, codes: LayerCodes, score: EdgeScore, message: Tensor
+    ) -> dict[str, Any]:
+        """Adds what the scores of a block need; the fields of its `Aggregate` about them."""
         if not 0 <= codes.score_fraction <= MAX_SCORE_FRACTION:
             raise LoweringError(
                 f"layer {index}: score fraction {codes.score_fraction} is not 0 to {MAX_SCORE_FRACTION}"
             )
-        choice = layer.formats[Component.ATTENTION_WEIGHT]
-        source, target = (
-            self._constant(f"layer{index}/{side}_attention_weight", choice, values, index, Component.ATTENTION_WEIGHT)
-            for side, values in (("source", codes.source_attention), ("target", codes.target_attention))
-        )
-        places = message.fraction + codes.source_attention.fraction
-        for side in ("source", "target"):
-            self.tensors.append(Tensor(f"layer{index}/{side}_score", layer.heads, 32, places, True, index, None))
-        table = narrow(softmax_table(codes.score_fraction), 0, MAX_PROBABILITY)
+        weights = self._attention_weights(index, layer, codes, score)
+        softmax = narrow(softmax_table(codes.score_fraction), 0, MAX_PROBABILITY)
         self.arrays.append(
-            Array(f"layer{index}/softmax_table", "table", "fixed", 7, 0, False, index, Component.SCORE, table)
+            Array(f"layer{index}/softmax_table", "table", "fixed", 7, 0, False, index, Component.SCORE, softmax)
         )
-        score = Score(
-            layer=index,
-            input=message.name,
-            source_output=f"layer{index}/source_score",
-            target_output=f"layer{index}/target_score",
-            source_weight=source.name,
-            target_weight=target.name,
-            heads=layer.heads,
-            accumulator_bound=score_bound(source.values, target.values, message),
-        )
-        self.operations.append(score)
-        return score, places + LEAKY_SLOPE_BITS - codes.score_fraction, f"layer{index}/softmax_table"
+        argument = FixedPoint(layer.formats[Component.SCORE].bits, codes.argument_fraction)
+        table = None if score.table is None else self._argument_table(index, score.table, argument)
+        nodes = self._node_scores(index, layer, message, {name: weights[name] for name in score.node_weights})
+        edge_weights = [weights[name] for name in score.edge_weights]
+        facts = edge_score_facts(score, layer.heads, message, nodes, edge_weights, table)
+        return {
+            **{f"{side}_scores": f"layer{index}/{side}_score" for side in nodes},
+            "score_shift": facts.places - codes.score_fraction,
+            "score_low": argument.low,
+            "score_high": argument.high,
+            "table": f"layer{index}/softmax_table",
+            "edge_weights": tuple(array.name for array in edge_weights),
+            "argument_table": None if table is None else table.name,
+            "argument_shift": 0 if table is None else facts.argument_places - argument.fraction,
+            "argument_fraction": 0 if table is None else argument.fraction,
+        }
 
     def _aggregate(
         self, index: int, layer: LayerSpec, codes: LayerCodes, message: Tensor, shortcut: Tensor | None
     ) -> None:
         attention, activation = ATTENTIONS.get(layer.attention), ACTIVATIONS.get(layer.activation)
-        score, score_shift, table, score_format = None, 0, None, None
-        if attention.learned:
-            score, score_shift, table = self._scores(index, layer, codes, message)
-            score_format = FixedPoint(layer.formats[Component.SCORE].bits, codes.score_fraction)
+        scored: dict[str, Any] = {"source_scores": None, "target_scores": None, "table": None}
+        scored |= {"score_shift": 0, "score_low": 0, "score_high": 0}
+        if attention.score is not None:
+            scored |= self._scores(index, layer, codes, attention.score, message)
         bias = Array(
             f"layer{index}/bias",
             "bias",
@@ -298,9 +355,7 @@ class _Builder:
             narrow(codes.bias.codes, -(1 << 15), (1 << 15) - 1),
         )
         self.arrays.append(bias)
-        term = message.fraction
-        term += RECIPROCAL_BITS if attention.learned else 0
-        term += COEFFICIENT_BITS if attention.degree_factors or layer.aggregation == "mean" else 0
+        term = term_places(message, attention, layer.aggregation)
         finest = max(term, bias.fraction, term if shortcut is None else shortcut.fraction)
         target, clamp = self._rounded_format(index, layer, codes, activation)
         aggregate = Aggregate(
@@ -311,12 +366,6 @@ class _Builder:
             aggregation=layer.aggregation,
             self_loops=layer.self_loops,
             heads=layer.heads,
-            source_scores=None if score is None else score.source_output,
-            target_scores=None if score is None else score.target_output,
-            score_shift=score_shift,
-            score_low=0 if score_format is None else score_format.low,
-            score_high=0 if score_format is None else score_format.high,
-            table=table,
             term_shift=finest - term,
             bias=bias.name,
             bias_shift=finest - bias.fraction,
@@ -328,6 +377,7 @@ class _Builder:
             accumulator_bits=32,
             accumulator_bound=0,
             total_bound=0,
+            **scored,
         )
         bound, total = aggregate_bounds(aggregate, message, shortcut, bias.values, self._max_degree)
         self.operations.append(

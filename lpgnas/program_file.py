@@ -19,11 +19,12 @@ import numpy.typing as npt
 
 from lpgnas.components import Component
 from lpgnas.errors import LpgnasError, ProgramError
-from lpgnas.integer_program import Array, Codes, IntegerProgram, Operation, Tensor, narrow
+from lpgnas.integer_program import Aggregate, Array, Codes, IntegerProgram, Operation, Tensor, narrow
 from lpgnas.number_formats import Rounding
 from lpgnas.proofs import check_program
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+OLDEST_VERSION = 1
 CHECKSUM_LENGTH = 64
 PACKING = "little-endian bits: element k holds bits [k*b, (k+1)*b), least significant first; binary code c as (c+1)/2"
 _OPERATIONS: dict[str, type] = {kind.__name__.lower(): kind for kind in get_args(Operation)}
@@ -125,9 +126,11 @@ def _checksum(content: bytes) -> bytes:
 
 
 def _from_header(header: dict[str, Any], members: dict[str, npt.NDArray[np.uint8]]) -> IntegerProgram:
-    version = header["schema_version"]
-    if version != SCHEMA_VERSION:
-        raise ProgramError(f"program.npz has schema version {version}, this lpgnas reads {SCHEMA_VERSION}")
+    version = _typed(header, "schema_version", int)
+    if not OLDEST_VERSION <= version <= SCHEMA_VERSION:
+        raise ProgramError(
+            f"program.npz has schema version {version}, this lpgnas reads {OLDEST_VERSION} to {SCHEMA_VERSION}"
+        )
     if header["packing"] != PACKING:
         raise ProgramError(f"program.npz states an unknown packing: {header['packing']!r}")
     return IntegerProgram(
@@ -139,7 +142,7 @@ def _from_header(header: dict[str, Any], members: dict[str, npt.NDArray[np.uint8
         input=_tensor(header["input"]),
         output=_typed(header, "output", str),
         tensors=tuple(_tensor(raw) for raw in header["tensors"]),
-        operations=tuple(_operation(raw) for raw in header["operations"]),
+        operations=tuple(_operation({**_defaults(raw, version), **raw}) for raw in header["operations"]),
         arrays=tuple(_array(raw, members[f"array_{k}"]) for k, raw in enumerate(header["arrays"])),
         metadata={str(key): str(value) for key, value in header["metadata"].items()},
     )
@@ -156,7 +159,13 @@ def _component(raw: str | None) -> Component | None:
 
 
 def _check_field_types(kind: type, raw: dict[str, Any]) -> None:
-    expected = {"int": (int,), "str": (str,), "bool": (bool,), "str | None": (str, type(None))}
+    expected = {
+        "int": (int,),
+        "str": (str,),
+        "bool": (bool,),
+        "str | None": (str, type(None)),
+        "tuple[str, ...]": (list,),
+    }
     for item in fields(kind):
         allowed = expected.get(str(item.type))
         if allowed is not None and type(raw[item.name]) not in allowed:
@@ -168,12 +177,21 @@ def _tensor(raw: dict[str, Any]) -> Tensor:
     return Tensor(**{**raw, "component": _component(raw["component"])})
 
 
+def _defaults(raw: dict[str, Any], version: int) -> dict[str, Any]:
+    """Fields that an operation of an older file lacks: version 1 had no weights and tables in a score's formula."""
+    if version > 1 or raw["op"] != Aggregate.__name__.lower():
+        return {}
+    return {"edge_weights": [], "argument_table": None, "argument_shift": 0, "argument_fraction": 0}
+
+
 def _operation(raw: dict[str, Any]) -> Operation:
     kind = _OPERATIONS.get(raw["op"])
     if kind is None:
         raise ProgramError(f"program.npz holds an unknown operation {raw['op']!r}; update lpgnas")
     arguments = {key: value for key, value in raw.items() if key != "op"}
     _check_field_types(kind, arguments)
+    if kind is Aggregate:
+        arguments["edge_weights"] = tuple(str(name) for name in arguments["edge_weights"])
     operation: Operation = kind(**arguments)
     return operation
 

@@ -6,18 +6,21 @@ whenever a file is read, so that an executor can run unchecked.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping, Sequence
 from math import isqrt
 
 import numpy as np
 
+from lpgnas.attentions.bounds import Operand, ScoreFacts, score_facts
+from lpgnas.attentions.score import Attention, EdgeScore
 from lpgnas.errors import ProgramError
 from lpgnas.integer_program import (
     COEFFICIENT_BITS,
     INT32_LIMIT,
-    LEAKY_SLOPE_BITS,
     MAX_DEGREE_LIMIT,
     MAX_FRACTION,
     MAX_PROBABILITY,
+    MAX_SCORE_FRACTION,
     MAX_SHIFT,
     MAX_TOTAL,
     RECIPROCAL_BITS,
@@ -33,6 +36,7 @@ from lpgnas.integer_program import (
     accumulator_bits,
     writes,
 )
+from lpgnas.operators import AGGREGATIONS, ATTENTIONS
 
 
 def transform_bounds(
@@ -50,10 +54,73 @@ def transform_bounds(
     return accumulator, _shifted_total(total, shift)
 
 
-def score_bound(source_weight: Codes, target_weight: Codes, message: Tensor) -> int:
-    """Largest |u| or |v| of a score; weights [heads, w]."""
-    rows = [int(np.abs(weight.astype(np.int64)).sum(axis=1).max()) for weight in (source_weight, target_weight)]
+def score_bound(weights: Iterable[Codes], message: Tensor) -> int:
+    """Largest |product| that a score stores by node; weights [heads, w]."""
+    rows = [int(np.abs(weight.astype(np.int64)).sum(axis=1).max()) for weight in weights]
     return max(rows) * message.magnitude
+
+
+def edge_score_facts(
+    score: EdgeScore,
+    heads: int,
+    message: Tensor,
+    nodes: Mapping[str, Operand],
+    weights: Sequence[Array],
+    table: Array | None,
+) -> ScoreFacts:
+    """What is proved of an attention's formula.
+
+    Args:
+        score: the attention's.
+        heads: number of heads.
+        message: the messages.
+        nodes: bound and binary places of the products stored by node, by side.
+        weights: the edge weights in their order.
+        table: the score's table, None for none.
+
+    Raises:
+        ProgramError: the weights' fractions do not let the terms of the formula be added.
+    """
+    return score_facts(
+        score,
+        heads,
+        message.columns // heads,
+        message=Operand(message.magnitude, message.fraction),
+        nodes=nodes,
+        weights={
+            name: Operand(np.abs(array.values.astype(np.int64)).astype(object), array.fraction)
+            for name, array in zip(score.edge_weights, weights, strict=True)
+        },
+        entry=None if table is None else Operand(max(-table.low, table.high), table.fraction),
+    )
+
+
+def program_score_facts(program: IntegerProgram, operation: Aggregate, score: EdgeScore) -> ScoreFacts:
+    """`edge_score_facts` of an aggregation of a program.
+
+    Raises:
+        ProgramError: a node score that no operation computes, or as `edge_score_facts`.
+    """
+    bounds = {
+        out: one.accumulator_bound
+        for one in program.operations
+        if isinstance(one, Score)
+        for _, out in one.products().values()
+    }
+    nodes = {}
+    for side, name in operation.node_scores().items():
+        if name not in bounds:
+            raise ProgramError(f"layer {operation.layer} aggregate: {name!r} must have been computed as a score")
+        nodes[side] = Operand(bounds[name], program.tensor(name).fraction)
+    weights = [program.array(name) for name in operation.edge_weights]
+    table = None if operation.argument_table is None else program.array(operation.argument_table)
+    return edge_score_facts(score, operation.heads, program.tensor(operation.input), nodes, weights, table)
+
+
+def term_places(message: Tensor, attention: Attention, aggregation: str) -> int:
+    """Binary places of the aggregated messages times the target side's coefficients."""
+    places = message.fraction + (RECIPROCAL_BITS if attention.learned else 0)
+    return places + (COEFFICIENT_BITS if attention.degree_factors or aggregation == "mean" else 0)
 
 
 def aggregate_bounds(
@@ -61,15 +128,15 @@ def aggregate_bounds(
 ) -> tuple[int, int]:
     """Largest |accumulator| and |epilogue total| of an aggregation for in-degrees up to `max_degree`."""
     edges = max_degree + (1 if operation.self_loops else 0)
-    learned = operation.attention == "gat"
-    weighted = message.magnitude * (MAX_PROBABILITY if learned else 1)
+    attention = ATTENTIONS.get(operation.attention)
+    weighted = message.magnitude * (MAX_PROBABILITY if attention.learned else 1)
     accumulator = weighted if operation.aggregation == "max" else weighted * edges
     term = accumulator
-    if learned:  # |sum p m| <= P max|m| and R <= 2^26 / P + 1/2
+    if attention.learned:  # |sum p m| <= P max|m| and R <= 2^26 / P + 1/2
         term = message.magnitude * ((1 << RECIPROCAL_BITS) + (MAX_PROBABILITY * edges + 1) // 2)
         if operation.aggregation == "mean":
             term <<= COEFFICIENT_BITS
-    elif operation.attention == "gcn":  # d * rsqrt15(d) <= 2^15 sqrt(d) + d / 2
+    elif attention.degree_factors:  # d * rsqrt15(d) <= 2^15 sqrt(d) + d / 2
         term = message.magnitude * (isqrt((1 << 30) * edges) + 1 + edges)
     elif operation.aggregation == "mean":
         term = message.magnitude * ((1 << COEFFICIENT_BITS) + edges)
@@ -205,9 +272,11 @@ def _check_scale(where: str, what: str, stated: int, follows: int) -> None:
 
 
 def _check_score(where: str, program: IntegerProgram, operation: Score, source: Tensor) -> None:
-    weights = [program.array(name).values for name in (operation.source_weight, operation.target_weight)]
-    outputs = [program.tensor(name) for name in (operation.source_output, operation.target_output)]
-    heads = operation.heads
+    products, heads = operation.products().values(), operation.heads
+    if not products:
+        raise ProgramError(f"{where}: it has neither a source nor a target")
+    weights = [program.array(name).values for name, _ in products]
+    outputs = [program.tensor(name) for _, name in products]
     if heads < 1 or source.columns % heads:
         raise ProgramError(f"{where}: {source.columns} columns do not divide into {heads} heads")
     if any(weight.shape != (heads, source.columns // heads) for weight in weights):
@@ -216,26 +285,33 @@ def _check_score(where: str, program: IntegerProgram, operation: Score, source: 
         raise ProgramError(f"{where}: its outputs must be {heads} signed 32-bit columns")
     if source.bits > 16:
         raise ProgramError(f"{where}: its input {source.name!r} has more than 16 bits")
-    bound = score_bound(weights[0], weights[1], source)
-    if bound != operation.accumulator_bound or 8 * bound >= INT32_LIMIT:
+    bound = score_bound(weights, source)
+    if bound != operation.accumulator_bound or bound >= INT32_LIMIT:
         raise ProgramError(f"{where}: proved |accumulator| is {bound}, stated {operation.accumulator_bound}")
+    for (name, _), out in zip(products, outputs, strict=True):
+        _check_scale(where, "fraction", out.fraction, source.fraction + program.array(name).fraction)
 
 
 def _check_aggregate(where: str, program: IntegerProgram, operation: Aggregate, known: dict[str, Tensor]) -> None:
     source, out = known[operation.input], program.tensor(operation.output)
     if source.columns != out.columns or source.bits > 16 or out.bits > 16:
         raise ProgramError(f"{where}: input and output differ in columns, or have more than 16 bits")
-    if operation.attention not in ("const", "gcn", "gat") or operation.aggregation not in ("sum", "mean", "max"):
+    if operation.attention not in ATTENTIONS or operation.aggregation not in AGGREGATIONS:
         raise ProgramError(f"{where}: unknown operator {operation.attention}/{operation.aggregation}")
-    if operation.attention == "gcn" and operation.aggregation != "sum":
-        raise ProgramError(f"{where}: gcn goes with sum, not {operation.aggregation}")
+    attention = ATTENTIONS.get(operation.attention)
+    if operation.aggregation not in attention.aggregations:
+        allowed = ", ".join(sorted(attention.aggregations))
+        raise ProgramError(f"{where}: {attention.name} goes with {allowed}, not {operation.aggregation}")
     if not out.low <= operation.clamp_low <= operation.clamp_high <= out.high:
         raise ProgramError(f"{where}: the clamp [{operation.clamp_low}, {operation.clamp_high}] leaves its format")
     for shift in (operation.term_shift, operation.bias_shift, operation.shortcut_shift):
         if not 0 <= shift <= MAX_SHIFT:
             raise ProgramError(f"{where}: an alignment shift of {shift} is not in 0 to {MAX_SHIFT}")
     _checked_shift(where, operation.shift)
-    _check_softmax(where, program, operation, known)
+    if attention.score is None:
+        _check_unscored(where, operation)
+    else:
+        _check_scored(where, program, operation, attention.score, known)
     bias = None if operation.bias is None else program.array(operation.bias).values
     if bias is not None and bias.shape != (out.columns,):
         raise ProgramError(f"{where}: the bias has shape {bias.shape}, expected ({out.columns},)")
@@ -249,50 +325,75 @@ def _check_aggregate(where: str, program: IntegerProgram, operation: Aggregate, 
 
 def _check_alignment(where: str, program: IntegerProgram, operation: Aggregate, shortcut: Tensor | None) -> None:
     """Every term of the total must have the same number of binary places."""
-    term = program.tensor(operation.input).fraction
-    term += RECIPROCAL_BITS if operation.attention == "gat" else 0
-    term += COEFFICIENT_BITS if operation.attention == "gcn" or operation.aggregation == "mean" else 0
+    term = term_places(program.tensor(operation.input), ATTENTIONS.get(operation.attention), operation.aggregation)
     places = operation.shift + program.tensor(operation.output).fraction
     _check_scale(where, "term shift", operation.term_shift, places - term)
     if operation.bias is not None:
         _check_scale(where, "bias shift", operation.bias_shift, places - program.array(operation.bias).fraction)
     if shortcut is not None:
         _check_scale(where, "shortcut shift", operation.shortcut_shift, places - shortcut.fraction)
-    if operation.source_scores is not None and operation.table is not None:
-        entries = int(program.array(operation.table).values.size)
-        fraction = (entries // 8).bit_length() - 1
-        if entries != 8 << max(fraction, 0):
-            raise ProgramError(f"{where}: a softmax table has 8, 16, 32, 64 or 128 entries, not {entries}")
-        scores = program.tensor(operation.source_scores).fraction + LEAKY_SLOPE_BITS
-        _check_scale(where, "score shift", operation.score_shift, scores - fraction)
 
 
-def _check_softmax(where: str, program: IntegerProgram, operation: Aggregate, known: dict[str, Tensor]) -> None:
-    if operation.attention != "gat":
-        if (operation.table, operation.source_scores, operation.target_scores, operation.heads) != (
-            None,
-            None,
-            None,
-            1,
-        ):
-            raise ProgramError(f"{where}: attention {operation.attention} has no scores and one head")
-        return
-    if operation.table is None or operation.source_scores is None or operation.target_scores is None:
-        raise ProgramError(f"{where}: gat lacks its scores or its table")
-    if operation.heads < 1 or program.tensor(operation.output).columns % operation.heads:
-        raise ProgramError(f"{where}: the width does not divide into {operation.heads} heads")
-    for name in (operation.source_scores, operation.target_scores):
-        if _known(where, name, known).columns != operation.heads:
-            raise ProgramError(f"{where}: scores {name!r} must have {operation.heads} columns")
-    table = program.array(operation.table)
-    if table.values.ndim != 1 or table.low < 0 or table.high > MAX_PROBABILITY or table.values[0] != MAX_PROBABILITY:
-        raise ProgramError(f"{where}: the softmax table must hold codes 0 to {MAX_PROBABILITY} and start with the last")
+def _check_unscored(where: str, operation: Aggregate) -> None:
+    tables = (operation.table, operation.argument_table)
+    if any(tables) or operation.node_scores() or operation.edge_weights or operation.heads != 1:
+        raise ProgramError(f"{where}: attention {operation.attention} has no scores and one head")
+
+
+def _check_scored(
+    where: str, program: IntegerProgram, operation: Aggregate, score: EdgeScore, known: dict[str, Tensor]
+) -> None:
+    """That an edge score has its parts, and that no step of its formula leaves its proof."""
+    parts = (set(operation.node_scores()), len(operation.edge_weights), operation.argument_table is None)
+    if operation.table is None or parts != (set(score.node_weights), len(score.edge_weights), score.table is None):
+        raise ProgramError(f"{where}: {operation.attention} lacks its scores, its weights or a table")
+    _check_score_parts(where, program, operation, known)
+    fraction = _softmax_fraction(where, program.array(operation.table))
+    facts = program_score_facts(program, operation, score)
+    for what, bound, shift, places in (
+        ("score", facts.raw, operation.score_shift, facts.places - fraction),
+        ("argument", facts.argument, operation.argument_shift, facts.argument_places - operation.argument_fraction),
+    ):
+        if max(facts.largest, _shifted_total(bound, _checked_shift(where, shift))) >= MAX_TOTAL:
+            raise ProgramError(f"{where}: the {what} shift {shift} may pass 2^53; use a finer message")
+        _check_scale(where, f"{what} shift", shift, places)
+
+
+def _check_score_parts(where: str, program: IntegerProgram, operation: Aggregate, known: dict[str, Tensor]) -> None:
+    """Shapes and formats of what a score's formula reads."""
+    heads, columns = operation.heads, known[operation.input].columns
+    if heads < 1 or columns % heads:
+        raise ProgramError(f"{where}: the width does not divide into {heads} heads")
+    _check_score_shapes(where, program, operation, columns // heads, known)
     if not -128 <= operation.score_low < operation.score_high <= 127:
         raise ProgramError(f"{where}: scores in [{operation.score_low}, {operation.score_high}] are not 8-bit codes")
-    # |4 (u + v)| stays below 2^31, so this bounds what the rounding of a score adds up or shifts left.
-    score_total = _shifted_total(INT32_LIMIT, _checked_shift(where, operation.score_shift))
-    if score_total >= MAX_TOTAL:
-        raise ProgramError(f"{where}: a score shift of {operation.score_shift} may pass 2^53; use a finer message")
+    if operation.argument_table is not None:
+        entries = program.array(operation.argument_table)
+        codes = operation.score_high - operation.score_low + 1
+        if entries.values.shape != (codes,) or entries.bits > 8 or not entries.signed:
+            raise ProgramError(f"{where}: table {entries.name!r} does not have one signed entry a code of the score")
+
+
+def _check_score_shapes(
+    where: str, program: IntegerProgram, operation: Aggregate, width: int, known: dict[str, Tensor]
+) -> None:
+    for name in operation.node_scores().values():
+        if _known(where, name, known).columns != operation.heads:
+            raise ProgramError(f"{where}: scores {name!r} must have {operation.heads} columns")
+    for name in operation.edge_weights:
+        if program.array(name).values.shape != (operation.heads, width):
+            raise ProgramError(f"{where}: the edge weight {name!r} must have shape ({operation.heads}, {width})")
+
+
+def _softmax_fraction(where: str, table: Array) -> int:
+    """Binary places of the scores, which the number of entries tells."""
+    if table.values.ndim != 1 or table.low < 0 or table.high > MAX_PROBABILITY or table.values[0] != MAX_PROBABILITY:
+        raise ProgramError(f"{where}: the softmax table must hold codes 0 to {MAX_PROBABILITY} and start with the last")
+    entries = int(table.values.size)
+    fraction = max((entries // 8).bit_length() - 1, 0)
+    if entries != 8 << fraction or fraction > MAX_SCORE_FRACTION:
+        raise ProgramError(f"{where}: a softmax table has 8, 16, 32, 64 or 128 entries, not {entries}")
+    return fraction
 
 
 def _checked_shift(where: str, shift: int) -> int:

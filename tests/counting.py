@@ -27,8 +27,9 @@ def counted_bits(header: dict[str, Any], nodes: int) -> dict[str, int]:
     for step, operation in enumerate(header["operations"]):
         if operation["op"] == "transform":
             weights += 8
-        if operation["op"] == "aggregate":  # term, bias and result; shortcut and score; and the clamp
-            weights += 8 * (3 + (operation["shortcut"] is not None) + (operation["table"] is not None)) + 16
+        if operation["op"] == "aggregate":  # term, bias and result; shortcut, score and its argument; and the clamp
+            optional = ("shortcut", "table", "argument_table")
+            weights += 8 * (3 + sum(operation[name] is not None for name in optional)) + 16
         fields = ("input", "output", "source_output", "target_output", "source_scores", "target_scores", "shortcut")
         for field in fields:
             if operation.get(field) is not None:

@@ -6,6 +6,7 @@ It imports nothing of lpgnas and reads only the fields of a program. Slow on pur
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from fractions import Fraction
 from typing import Any
 
@@ -64,7 +65,8 @@ def run(program: Any, x: Any, edge_index: Any) -> Matrix:
                 (operation.source_weight, operation.source_output),
                 (operation.target_weight, operation.target_output),
             ):
-                tensors[out] = _score(program, operation, tensors[operation.input], weight)
+                if out is not None:
+                    tensors[out] = _score(program, operation, tensors[operation.input], weight)
         elif kind == "Aggregate":
             tensors[operation.output] = _aggregate(program, operation, tensors, edges)
         elif kind == "Lookup":
@@ -114,16 +116,64 @@ def _score(program: Any, operation: Any, message: Matrix, weight_name: str) -> M
     ]
 
 
+class _Edge:
+    """What a score is made of on the edge j -> i: u, v and messages of both ends, and the edge weights of a head."""
+
+    def __init__(
+        self, program: Any, operation: Any, tensors: dict[str, Matrix], source: int, target: int, head: int
+    ) -> None:
+        self._program, self._operation = program, operation
+        none: Matrix = [[0] * operation.heads for _ in tensors["x"]]
+        u = none if operation.source_scores is None else tensors[operation.source_scores]
+        v = none if operation.target_scores is None else tensors[operation.target_scores]
+        self.u_j, self.u_i, self.v_j, self.v_i = u[source][head], u[target][head], v[source][head], v[target][head]
+        message = tensors[operation.input]
+        width = len(message[0]) // operation.heads
+        columns = slice(head * width, (head + 1) * width)
+        self.m_j, self.m_i = message[source][columns], message[target][columns]
+        self.weights = [[int(code) for code in program.array(name).values[head]] for name in operation.edge_weights]
+
+    def look_up(self, value: int) -> int:
+        """The entry of the score's table at an argument."""
+        operation = self._operation
+        low, high = operation.score_low, operation.score_high
+        code = requantize(value, operation.argument_shift, low, high, str(self._program.rounding))
+        return int(self._program.array(operation.argument_table).values[code - low])
+
+
+def _leaky(value: int) -> int:
+    return 4 * value if value >= 0 else value
+
+
+def _cos(edge: _Edge) -> int:
+    return sum(a * j * i for a, j, i in zip(edge.weights[0], edge.m_j, edge.m_i, strict=True))
+
+
+def _gene_linear(edge: _Edge) -> int:
+    source, target, gate = edge.weights
+    channels = zip(source, target, gate, edge.m_j, edge.m_i, strict=True)
+    return sum(g * edge.look_up(s * j + t * i) for s, t, g, j, i in channels)
+
+
+SCORES: dict[str, Callable[[Any], int]] = {
+    "gat": lambda edge: _leaky(edge.u_j + edge.v_i),
+    "sym-gat": lambda edge: _leaky(edge.u_j + edge.v_i) + _leaky(edge.u_i + edge.v_j),
+    "cos": _cos,
+    "linear": lambda edge: edge.look_up(edge.u_j),
+    "gene-linear": _gene_linear,
+}
+"""The score of an edge before its rounding, by attention; an attention without one weighs all edges alike."""
+
+
 def _probabilities(
     program: Any, operation: Any, tensors: dict[str, Matrix], node: int, head: int, sources: list[int]
 ) -> list[int]:
     """P of each edge into `node`: the base-2 softmax of its scores, by table."""
     scores = []
     for source in sources:
-        raw = tensors[operation.source_scores][source][head] + tensors[operation.target_scores][node][head]
-        leaky = 4 * raw if raw >= 0 else raw
+        raw = SCORES[operation.attention](_Edge(program, operation, tensors, source, node, head))
         scores.append(
-            requantize(leaky, operation.score_shift, operation.score_low, operation.score_high, str(program.rounding))
+            requantize(raw, operation.score_shift, operation.score_low, operation.score_high, str(program.rounding))
         )
     table = [int(code) for code in program.array(operation.table).values]
     largest = max(scores, default=0)
@@ -139,14 +189,14 @@ def _aggregate(program: Any, operation: Any, tensors: dict[str, Matrix], edges: 
     result = []
     for node, sources in enumerate(incoming):
         by_head = [[1] * len(sources) for _ in range(operation.heads)]
-        if operation.attention == "gat":
+        if operation.attention in SCORES:
             by_head = [_probabilities(program, operation, tensors, node, k, sources) for k in range(operation.heads)]
         codes = []
         for column in range(len(message[node])):
             weights = by_head[column // width]
             terms = [p * message[source][column] for p, source in zip(weights, sources, strict=True)]
             term = max(terms, default=0) if operation.aggregation == "max" else sum(terms)
-            if operation.attention == "gat":
+            if operation.attention in SCORES:
                 term *= reciprocal(26, sum(weights))
             if operation.attention == "gcn":
                 term *= rsqrt15(len(sources))

@@ -19,6 +19,8 @@ from lpgnas.spec import LayerSpec, ModelSpec, required_components
 Option = TypeVar("Option")
 WEIGHT_FORMATS = ("binary", "ternary", "fixed2", "fixed3", "fixed4", "fixed8")
 CODE_BITS = (2, 3, 4, 8)
+BOUNDED = ("tanh", "sigmoid")
+"""Activations whose values stay within 1."""
 
 
 @dataclass(frozen=True)
@@ -119,12 +121,10 @@ def random_codes(rng: np.random.Generator, spec: ModelSpec, input_fraction: int)
         signed = ACTIVATIONS.get(layer.activation).signed
         out = out_bits - (2 if signed else 1) + _places(value) + int(rng.integers(-1, 2))
         aggregate_bits = layer.formats.get(Component.AGGREGATE, FormatChoice("fixed", 8)).bits
-        if layer.activation == "tanh":
-            out = out_bits - 1
+        if layer.activation in BOUNDED:
+            out = out_bits - (1 if signed else 0)
         score_fraction = int(rng.integers(0, 5))
-        attention: list[Quantized | None] = [None, None]
-        if Component.ATTENTION_WEIGHT in layer.formats:
-            attention = _attention_codes(rng, layer, value, score_fraction)
+        attention, argument = _attention_codes(rng, layer, value, score_fraction)
         linear = layer.shortcut == "linear"
         spread = 1 << (bits + 2)
         result.append(
@@ -136,23 +136,36 @@ def random_codes(rng: np.random.Generator, spec: ModelSpec, input_fraction: int)
                 aggregate_fraction=aggregate_bits - 2 + _places(max(value, 0.25)),
                 shortcut_weight=Quantized(_weight_codes(rng, choice, shape), places) if linear else None,
                 shortcut_fraction=message - int(rng.integers(0, 2)),
-                source_attention=attention[0],
-                target_attention=attention[1],
+                attention=attention,
                 score_fraction=score_fraction,
+                argument_fraction=argument,
             )
         )
-        fan_in, typical = layer.width, min(value, 1.0) if layer.activation == "tanh" else value
+        fan_in, typical = layer.width, min(value, 1.0) if layer.activation in BOUNDED else value
     return tuple(result)
 
 
 def _attention_codes(
     rng: np.random.Generator, layer: LayerSpec, value: float, score_fraction: int
-) -> list[Quantized | None]:
-    """Attention weights of both sides, whose scores fill about a quarter of their format."""
+) -> tuple[tuple[Quantized, ...], int]:
+    """Attention weights whose scores fill about a quarter of their format, and the fraction of a table's argument."""
+    score = ATTENTIONS.get(layer.attention).score
+    if score is None:
+        return (), 0
     choice, width = layer.formats[Component.ATTENTION_WEIGHT], layer.width // layer.heads
-    wanted = 2.0 ** (layer.formats[Component.SCORE].bits - 2 - score_fraction)
-    fraction = _places(wanted) - _places(value * _deviation(choice) * float(np.sqrt(width)))
-    return [Quantized(_weight_codes(rng, choice, (layer.heads, width)), fraction) for _ in range(2)]
+    bits = layer.formats[Component.SCORE].bits
+    weights = {name: _weight_codes(rng, choice, (layer.heads, width)) for name in score.weights}
+    spread = _deviation(choice) * float(np.sqrt(width))
+    wanted = 2.0 ** (bits - 2 - score_fraction)
+    typical = value**2 if layer.attention == "cos" else value
+    fraction = _places(wanted) - _places(typical * spread)
+    if score.table is None:
+        return tuple(Quantized(codes, fraction) for codes in weights.values()), 0
+    # arguments of about 1, and a gate whose sum of entries fills the score
+    fractions = {name: -_places(value * spread) for name in score.weights} | {
+        "gate": _places(wanted) - _places(0.5 * spread)
+    }
+    return tuple(Quantized(codes, fractions[name]) for name, codes in weights.items()), bits - 3
 
 
 def random_program(
@@ -182,8 +195,7 @@ def extreme_program(spec: ModelSpec, codes: tuple[LayerCodes, ...], *, sign: int
                 one,
                 weight=push(one.weight, linear) or one.weight,
                 shortcut_weight=push(one.shortcut_weight, linear),
-                source_attention=push(one.source_attention, attention),
-                target_attention=push(one.target_attention, attention),
+                attention=tuple(push(weight, attention) or weight for weight in one.attention),
                 bias=Quantized(np.full(layer.width, 32767 if sign > 0 else -32768), one.bias.fraction),
             )
         )

@@ -18,6 +18,16 @@ from lpgnas.spec import ModelSpec
 MODELS = {
     "every operation": runs.every_operation(),
     "gcn and gat": runs.rich_spec(),
+    "activations by table": runs.spec(
+        *(runs.layer("gcn", "sum", name, 8) for name in ("sigmoid", "softplus", "leaky_relu", "elu")),
+        runs.layer("const", "sum", "none", runs.CLASSES, last=True),
+    ),
+    "learned attentions": runs.spec(
+        runs.layer("sym-gat", "sum", "relu", 8, heads=2),
+        runs.layer("cos", "max", "none", 8, heads=4, shortcut="identity"),
+        runs.layer("linear", "mean", "relu", 8, self_loops=False),
+        runs.layer("gene-linear", "sum", "none", runs.CLASSES, last=True, shortcut="linear"),
+    ),
     "without loops": runs.spec(
         runs.layer("gat", "mean", "relu", 8, heads=2, self_loops=False),
         runs.layer("gat", "max", "none", 8, shortcut="identity"),

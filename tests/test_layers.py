@@ -81,7 +81,7 @@ EXPECTED_TRAITS = {
     *ATTENTIONS.names(),
     *AGGREGATIONS,
     *ACTIVATIONS.names(),
-    *(f"{one}/{other}" for one in ("const", "gat") for other in ("sum", "mean", "max")),
+    *(f"{one}/{other}" for one in ATTENTIONS for other in ATTENTIONS.get(one).aggregations),
     *(f"rounding {mode}" for mode in Rounding),
     *(f"row_normalize {flag}" for flag in (True, False)),
     *(f"self_loops {flag}" for flag in (True, False)),

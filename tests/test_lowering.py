@@ -36,8 +36,7 @@ def codes(features: int = 4, **changes: Any) -> LayerCodes:
         bias=Quantized(np.array([5, -6]), 6),
         message_fraction=4,
         output_fraction=3,
-        source_attention=Quantized(np.ones((1, 2), dtype=np.int64), 1),
-        target_attention=Quantized(np.ones((1, 2), dtype=np.int64), 1),
+        attention=(Quantized(np.ones((1, 2), dtype=np.int64), 1),) * 2,
         score_fraction=1,
     )
     return replace(made, **changes)
@@ -109,10 +108,10 @@ def test_float_components_are_refused_by_name() -> None:
         ("const", "none", {"bias": Quantized(np.ones(2, int), 59)}, "an alignment shift of 55"),
         ("const", "none", {"bias": Quantized(np.ones(2, int), 52)}, "beyond 2\\^53"),
         ("const", "linear", {}, "a linear shortcut without a weight"),
-        ("gat", "none", {"source_attention": None}, "gat without attention weights"),
-        ("gat", "none", {"source_attention": Quantized(np.ones((1, 2), int), 0)}, "share one fraction"),
+        ("gat", "none", {"attention": ()}, "gat without attention weights"),
+        ("gat", "none", {"attention": tuple(Quantized(np.ones((1, 2), int), k) for k in (0, 1))}, "share one fraction"),
         ("gat", "none", {"score_fraction": 5}, "score fraction 5 is not 0 to 4"),
-        ("gat", "none", {"message_fraction": -40}, "may pass 2\\^53"),
+        ("gat", "none", {"message_fraction": -45}, "may pass 2\\^53"),
     ],
 )
 def test_codes_that_are_refused(attention: str, shortcut: str, changes: dict[str, Any], message: str) -> None:

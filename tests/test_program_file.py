@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from lpgnas import program_file
 from lpgnas.errors import ProgramError
-from lpgnas.integer_program import IntegerProgram
+from lpgnas.integer_program import Aggregate, IntegerProgram
 from lpgnas.program_file import CHECKSUM_LENGTH, from_bytes, load_program, pack_codes, to_bytes, unpack_codes
 
 
@@ -58,7 +58,36 @@ def test_round_trip_is_identical(seed: int) -> None:
 
 def test_other_tools_can_open_it() -> None:
     with np.load(io.BytesIO(to_bytes(program()))) as archive:
-        assert json.loads(archive["header"].tobytes())["schema_version"] == 1
+        assert json.loads(archive["header"].tobytes())["schema_version"] == 2
+
+
+def as_version_1(header: dict[str, Any]) -> None:
+    """What an older lpgnas wrote: aggregations without weights and tables in the formula of a score."""
+    header["schema_version"] = 1
+    for operation in header["operations"]:
+        if operation["op"] == "aggregate":
+            for name in ("edge_weights", "argument_table", "argument_shift", "argument_fraction"):
+                del operation[name]
+
+
+def test_an_older_file_still_reads() -> None:
+    attentions = set()
+    for seed in range(60):
+        made = program(seed)
+        names = {one.attention for one in made.operations if isinstance(one, Aggregate)}
+        if names <= {"const", "gcn", "gat"}:
+            assert from_bytes(forged(as_version_1, seed)) == made
+            attentions |= names
+    assert attentions == {"const", "gcn", "gat"}
+
+
+def test_an_older_file_cannot_hold_a_newer_attention() -> None:
+    for seed in range(60):
+        if any(isinstance(one, Aggregate) and one.attention == "cos" for one in program(seed).operations):
+            with pytest.raises(ProgramError, match="cos lacks its scores, its weights or a table"):
+                from_bytes(forged(as_version_1, seed))
+            return
+    raise AssertionError("no sample has the attention cos")
 
 
 def test_truncated_anywhere() -> None:
@@ -102,7 +131,8 @@ def test_a_forged_checksum_alone_changes_nothing() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda h: h.update(schema_version=2), "schema version 2, this lpgnas reads 1"),
+        (lambda h: h.update(schema_version=3), "schema version 3, this lpgnas reads 1 to 2"),
+        (lambda h: h.update(schema_version=0), "schema version 0, this lpgnas reads 1 to 2"),
         (lambda h: h.update(packing="other"), "unknown packing"),
         (lambda h: h.update(max_degree="9"), "max_degree must be int"),
         (lambda h: h.update(max_degree=True), "max_degree must be int"),

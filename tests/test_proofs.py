@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cache
 from itertools import product
 from typing import Any
 
@@ -124,7 +125,7 @@ def test_transform_bound_with_row_factor_holds_for_every_input(bits: int) -> Non
 def test_score_bound_is_attained() -> None:
     weight = np.array([[-3, -2], [-7, 0]])
     message = tensor(4)
-    assert score_bound(weight, weight[:1], message) == 7 * 8 == int(weight[1] @ np.array([-8, 0]))
+    assert score_bound([weight, weight[:1]], message) == 7 * 8 == int(weight[1] @ np.array([-8, 0]))
 
 
 @pytest.mark.parametrize("self_loops", [False, True])
@@ -169,8 +170,9 @@ def test_accumulator_bits(bound: int, bits: int) -> None:
     assert accumulator_bits(bound) == bits
 
 
-def programs(count: int = 60) -> list[IntegerProgram]:
-    return [samples.random_program(np.random.default_rng(seed), 7, 3, 20)[1] for seed in range(count)]
+@cache
+def programs(count: int = 60) -> tuple[IntegerProgram, ...]:
+    return tuple(samples.random_program(np.random.default_rng(seed), 7, 3, 20)[1] for seed in range(count))
 
 
 def with_operation(program: IntegerProgram, kind: type, **changes: object) -> IntegerProgram:
@@ -183,7 +185,7 @@ def with_operation(program: IntegerProgram, kind: type, **changes: object) -> In
 
 def first(kind: type, **wanted: object) -> tuple[IntegerProgram, Any]:
     """A program whose first operation of `kind` has the wanted fields, and that operation."""
-    for program in programs(300):
+    for program in programs(400):
         operation = next((op for op in program.operations if isinstance(op, kind)), None)
         if operation is not None and all(getattr(operation, name) == value for name, value in wanted.items()):
             return program, operation
@@ -237,11 +239,22 @@ def test_every_number_of_every_operation_is_proved() -> None:
         (Aggregate, {"attention": "gat"}, {"heads": 3}, "does not divide|must have 3 columns"),
         (Aggregate, {"attention": "gat"}, {"source_scores": "x"}, "must have"),
         (Aggregate, {"attention": "gat"}, {"score_high": 128}, "not 8-bit"),
-        (Aggregate, {"attention": "gat"}, {"score_shift": -22}, "may pass 2\\^53"),
+        (Aggregate, {"attention": "gat"}, {"score_shift": -52}, "may pass 2\\^53"),
         (Aggregate, {"attention": "gat"}, {"table": "layer0/bias"}, "softmax table"),
+        (Aggregate, {"attention": "gat"}, {"edge_weights": ("layer0/bias",)}, "lacks its scores, its weights"),
+        (Aggregate, {"attention": "gat"}, {"argument_shift": 1}, "the argument shift is 1, but"),
+        (Aggregate, {"attention": "sym-gat"}, {"target_scores": None}, "sym-gat lacks its scores"),
+        (Aggregate, {"attention": "cos"}, {"edge_weights": ()}, "cos lacks its scores, its weights"),
+        (Aggregate, {"attention": "cos"}, {"edge_weights": ("layer0/bias",)}, "edge weight 'layer0/bias' must have"),
+        (Aggregate, {"attention": "linear"}, {"argument_table": None}, "linear lacks its scores, its weights or a"),
+        (Aggregate, {"attention": "linear"}, {"argument_fraction": 23}, "the argument shift is"),
+        (Aggregate, {"attention": "linear"}, {"score_shift": 1}, "the score shift is 1, but"),
+        (Aggregate, {"attention": "gene-linear"}, {"argument_shift": -50}, "the argument shift -50 may pass"),
+        (Aggregate, {"attention": "gene-linear"}, {"argument_table": "layer0/linear_weight"}, "one signed entry a"),
+        (Aggregate, {"attention": "const"}, {"edge_weights": ("layer0/bias",)}, "no scores and one head"),
         (Aggregate, {}, {"bias": "layer0/linear_weight"}, "bias has shape"),
         (Aggregate, {"shortcut": "layer0/shortcut"}, {"shortcut": "x"}, "shortcut 'x' has 7 columns"),
-        (Lookup, {}, {"table": "layer0/bias"}, "one entry a code"),
+        (Lookup, {}, {"table": "layer0/linear_weight"}, "one entry a code"),
     ],
 )
 def test_tampered_operations(kind: type, wanted: dict[str, object], changes: dict[str, object], message: str) -> None:
@@ -271,6 +284,18 @@ def test_tampered_arrays() -> None:
     program, operation = first(Lookup)
     table = program.array(operation.table)
     refused(with_array(program, table.name, values=table.values[:-1]), "one entry a code")
+
+
+def test_the_fraction_of_a_score_follows_from_its_factors() -> None:
+    program, operation = first(Score)
+    name = operation.source_output
+    tensors = [
+        replace(tensor, fraction=tensor.fraction + 1) if tensor.name == name else tensor for tensor in program.tensors
+    ]
+    refused(replace(program, tensors=tuple(tensors)), "the fraction is .* but the fractions of its tensors")
+    refused(
+        with_operation(program, Score, source_output=None, target_output=None), "neither a source nor a target|read"
+    )
 
 
 def test_tampered_tensors_and_header() -> None:

@@ -120,8 +120,8 @@ def reproved(program: IntegerProgram, *, check: bool = True) -> IntegerProgram:
 
 
 def _reproved_score(program: IntegerProgram, score: Score) -> Score:
-    source, target = (program.array(name).values for name in (score.source_weight, score.target_weight))
-    return replace(score, accumulator_bound=score_bound(source, target, program.tensor(score.input)))
+    weights = [program.array(weight).values for weight, _ in score.products().values()]
+    return replace(score, accumulator_bound=score_bound(weights, program.tensor(score.input)))
 
 
 def operation(kind: type, layer: int, **changes: Any) -> Mutation:

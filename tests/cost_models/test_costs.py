@@ -10,15 +10,16 @@ import numpy as np
 import pytest
 import samples
 
+from lpgnas.attentions.score import Attention
 from lpgnas.components import Component
 from lpgnas.cost_models.program_cost import program_cost
 from lpgnas.cost_models.rows import TOTALS, CostReport, CostRow, GraphSize
-from lpgnas.cost_models.spec_cost import AGGREGATION_COSTS, ATTENTION_COSTS, SHORTCUT_COSTS, spec_cost
+from lpgnas.cost_models.spec_cost import AGGREGATION_COSTS, SHORTCUT_COSTS, spec_cost
 from lpgnas.cost_models.table import cost_table
 from lpgnas.errors import GraphError, ProgramError, SpecError, UnknownName
 from lpgnas.integer_program import IntegerProgram, Lookup
 from lpgnas.number_formats import FormatChoice
-from lpgnas.operators import AGGREGATIONS, ATTENTIONS, SHORTCUTS, Attention
+from lpgnas.operators import AGGREGATIONS, ATTENTIONS, SHORTCUTS, Aggregation
 from lpgnas.spec import LayerSpec, ModelSpec
 
 CORA = GraphSize(num_nodes=2708, num_edges=10_556)
@@ -99,8 +100,8 @@ def test_spec_and_program_agree_exactly() -> None:
         bound = spec_cost(spec, size).totals()
         assert bound.pop("weight_bits") >= counted.weight_bits
         assert bound == {name: value for name, value in counted.totals().items() if name != "weight_bits"}
-        scored += any(layer.attention == "gat" for layer in spec.layers)
-    assert scored > 100
+        scored += any(ATTENTIONS.get(layer.attention).learned for layer in spec.layers)
+    assert scored > 300
 
 
 def test_weight_bits_are_those_of_the_file() -> None:
@@ -142,16 +143,16 @@ def test_cost_table() -> None:
 
 
 def test_every_operator_has_a_cost() -> None:
-    assert set(ATTENTION_COSTS) == set(ATTENTIONS)
     assert set(AGGREGATION_COSTS) == set(AGGREGATIONS)
     assert set(SHORTCUT_COSTS) == set(SHORTCUTS)
 
 
 def test_an_operator_without_a_cost_is_never_free(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(ATTENTIONS._entries, "new", Attention("new", frozenset({"sum"})))
+    monkeypatch.setitem(AGGREGATIONS._entries, "new", Aggregation("new"))
+    monkeypatch.setitem(ATTENTIONS._entries, "any", Attention("any", frozenset({"new"})))
     spec = gcn()
-    new = replace(spec, layers=(replace(spec.layers[0], attention="new"), spec.layers[1]))
-    with pytest.raises(UnknownName, match="unknown cost of attention 'new'"):
+    new = replace(spec, layers=(replace(spec.layers[0], attention="any", aggregation="new"), spec.layers[1]))
+    with pytest.raises(UnknownName, match="unknown cost of aggregation 'new'"):
         spec_cost(new, CORA)
 
 

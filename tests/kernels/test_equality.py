@@ -76,7 +76,7 @@ def required_facts() -> set[str]:
 
 def test_random_programs_on_random_graphs() -> None:
     hits: Counter[str] = Counter()
-    for seed in range(560):
+    for seed in range(700):
         rng = np.random.default_rng(seed)
         spec, program = samples.random_program(rng, FEATURES, CLASSES, MAX_DEGREE)
         graph = samples.random_graph(rng, int(rng.integers(5, 24)), int(rng.integers(0, 70)), FEATURES)

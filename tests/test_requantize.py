@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lpgnas.kernels.reference import requantize_array
-from lpgnas.kernels.requantize import requantize, rescale
 from lpgnas.number_formats import Rounding
+from lpgnas.requantize import requantize, rescale
 
 BOUNDARIES = [0, 1, -1, 2**31 - 1, -(2**31), 2**31 - 2, 2**30, -(2**30), 3 << 20, -(3 << 20)]
 ACCUMULATORS = st.one_of(st.sampled_from(BOUNDARIES), st.integers(-(2**31), 2**31 - 1), st.integers(-300, 300))

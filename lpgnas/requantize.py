@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from lpgnas.kernels.jit import jit
+from lpgnas.jit import jit
 from lpgnas.number_formats import Rounding
 
 AnyCodes = npt.NDArray[Any]
