@@ -138,7 +138,8 @@ class QuantizedLayer(nn.Module):
 
     def attention_weight(self, name: str) -> Tensor:
         """The trainable attention weight of this name [heads, width / heads]."""
-        return self.get_parameter(f"{name}_attention")
+        weight: Tensor = getattr(self, f"{name}_attention")  # a supernet puts a plain tensor in the parameter's place
+        return weight
 
     def _attention_codes(self, name: str) -> Quantized:
         weight = self.attention_weight(name)

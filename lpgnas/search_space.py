@@ -98,13 +98,19 @@ class SearchSpace:
         """The cheapest option of every choice: no model of the space is smaller in weights, buffers or peak."""
         return (0,) * len(self.genes())
 
-    def widest(self) -> ModelSpec:
-        """A model whose parameters hold those of every model of the space: widest blocks, one head, all of them."""
-        learned = next((k for k, name in enumerate(self.attentions) if ATTENTIONS.get(name).learned), 0)
+    def widest(self) -> tuple[ModelSpec, ...]:
+        """Models whose parameters together hold those of every model of the space: the widest blocks with one head.
+
+        One for each learned attention, or a single one where there is none.
+        """
+        learned = [place for place, name in enumerate(self.attentions) if ATTENTIONS.get(name).learned]
         linear = self.shortcuts.index("linear") if "linear" in self.shortcuts else 0
-        wanted = {"attention": learned, "width": len(self.widths) - 1, "shortcut": linear}
-        genes = ((name.split(".")[1], count) for name, count in self.genes())
-        return self.spec(tuple(min(wanted.get(name, 0), count - 1) for name, count in genes))
+        wanted = {"width": len(self.widths) - 1, "shortcut": linear}
+        genes = [(name.split(".")[1], count) for name, count in self.genes()]
+        return tuple(
+            self.spec(tuple(min((wanted | {"attention": place}).get(name, 0), count - 1) for name, count in genes))
+            for place in learned or [0]
+        )
 
     def feasible_options(self, fits: Callable[[ModelSpec], bool]) -> tuple[tuple[int, ...], ...]:
         """The options of every gene whose model `fits` while all others are the cheapest; never empty."""

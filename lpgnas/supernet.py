@@ -34,8 +34,10 @@ class Supernet:
 
     def __init__(self, space: SearchSpace, input_fraction: int) -> None:
         self._input_fraction = input_fraction
-        widest = QuantizedModel(space.widest(), input_fraction)
-        self.parameters = dict(widest.named_parameters())
+        self.parameters: dict[str, Tensor] = {}
+        for spec in space.widest():  # attentions share what they call by the same name
+            for name, parameter in QuantizedModel(spec, input_fraction).named_parameters():
+                self.parameters.setdefault(name, parameter)
 
     def logits(
         self,

@@ -10,6 +10,7 @@ import torch
 
 from lpgnas.graph_tensors import input_fraction
 from lpgnas.layers import QuantizedModel
+from lpgnas.operators import ATTENTIONS
 from lpgnas.search_space import SearchSpace
 from lpgnas.spec import ModelSpec
 from lpgnas.supernet import Supernet, train_supernet
@@ -24,7 +25,8 @@ FRACTION = input_fraction(DATA.graph, 1, signed=False)
 
 def test_every_model_of_the_space_finds_its_weights() -> None:
     torch.manual_seed(0)
-    for space in (SPACE, replace(SPACE, attentions=("const",), shortcuts=("none",)), replace(SPACE, depth=3)):
+    wide = replace(SPACE, attentions=tuple(ATTENTIONS))
+    for space in (SPACE, replace(SPACE, attentions=("const",), shortcuts=("none",)), replace(SPACE, depth=3), wide):
         supernet, rng = Supernet(space, FRACTION), np.random.default_rng(0)
         for _ in range(40):
             spec = space.spec(space.draw(rng))
