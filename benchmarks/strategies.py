@@ -23,6 +23,7 @@ import torch
 
 from benchmarks.rows import RESULTS, Rows, key_of
 from benchmarks.run_time import BUDGETS
+from lpgnas import __version__
 from lpgnas.config import RunConfig
 from lpgnas.pipeline import EVALUATE_EVERY
 from lpgnas.preparation import default_search_space, prepare
@@ -32,6 +33,7 @@ from lpgnas.strategy import SearchSettings, Task, search, selection_score
 from lpgnas.training import TrainingSettings, soft_labels, train_model
 
 FIRST_SPLIT, RETRAININGS = 20, 4
+TRAINING = TrainingSettings(learning_rate=0.03, evaluate_every=EVALUATE_EVERY)
 STRATEGIES = {
     "feasible": SearchSettings("feasible", candidates=16),
     "random": SearchSettings("random", candidates=24),
@@ -49,7 +51,7 @@ def measure(dataset: str, names: list[str], seed: int, data_root: Path | None) -
     prepared = prepare(config, data_root)
     graph, space = prepared.graph, default_search_space(prepared.graph)
     share = min(0.95, max(0.5, 1.0 - float(prepared.data.train.double().mean())))
-    training = TrainingSettings(learning_rate=0.03, evaluate_every=EVALUATE_EVERY, distillation=share)
+    training = replace(TRAINING, distillation=share)
     teacher = soft_labels(
         prepared.data,
         replace(training, distillation=0.0, epochs=training.epochs // 2),
@@ -88,7 +90,9 @@ def run(datasets: list[str], seeds: int, data_root: Path | None, target: Path) -
     rows = Rows(target)
     for dataset in datasets:
         for seed in range(seeds):
-            keys = {name: key_of({"dataset": dataset, "seed": seed, **asdict(s)}) for name, s in STRATEGIES.items()}
+            common = {"dataset": dataset, "seed": seed, "budgets": BUDGETS[dataset], "lpgnas": __version__}
+            common |= {"first_split": FIRST_SPLIT, "retrainings": RETRAININGS, "training": asdict(TRAINING)}
+            keys = {name: key_of({**common, **asdict(settings)}) for name, settings in STRATEGIES.items()}
             todo = [name for name, key in keys.items() if key not in rows]
             for name, measured in measure(dataset, todo, seed, data_root).items() if todo else ():
                 facts = {"key": keys[name], "dataset": dataset, "strategy": name, "seed": seed}

@@ -70,7 +70,7 @@ def round_rows(
         factor = row[i * row_stride]
         for k in range(values.shape[1]):
             code = _rounded((values[i, k] * factor + bias[k * bias_stride]) * scale, mode)
-            code = low if code < low else code
+            code = code if code >= low else low  # NaN too: codes are indices later
             out[i, k] = (high if code > high else code) * step
 
 

@@ -36,7 +36,7 @@ class RunConfig:
         supernet_steps: training steps of the supernet, for the strategy `feasible`.
         epochs: of the final training; the search's rungs take a fifth, a half and all of them.
         restarts: trainings of the winner from different initial weights; the best on the selection nodes stays.
-        learning_rate: of Adam, for searched models, teacher and references alike.
+        learning_rate: of Adam, for searched models and the teacher; references choose between it and 0.01.
         distillation: whether models also learn from a full-precision teacher.
         distillation_weight: the teacher's share of the loss, up to 1; 0 takes the share of nodes without a label in
             training, within 0.5 to 0.95.

@@ -289,7 +289,7 @@ class Run:
         # an infeasible budget is refused before the first file is written
         draw_candidates(space, budget, self.prepared.size, 1, config.seed)
         files = self._save_inputs()
-        self._drop_changed_trials()
+        self._begin_search(space)
         table = TrialTable(self.folder / CANDIDATES)
         supernet = read_supernet(self.folder / SUPERNET, space)
         if supernet is not None and len(supernet) != config.supernet_steps:
@@ -341,13 +341,24 @@ class Run:
             files |= self._save(GRAPH, self._graph_file or read_file(self.folder / GRAPH))
         return files
 
-    def _drop_changed_trials(self) -> None:
-        """Delete what a finished search did not write: it would decide another one."""
-        written = self.record()["stages"].get("search", {}).get("files", {})
+    def _begin_search(self, space: SearchSpace) -> None:
+        """Keep only trials and supernet steps of this very search: others would decide it.
+
+        The record holds a key of all that decides them before the first is made.
+        """
+        facts = [self.config.to_toml(), graph_fingerprint(self.prepared.graph), repr(space)]
+        key = sha256("\n".join([*facts, __version__, str(sorted(package_versions().items()))]).encode())
+        record = self.record()
+        written = record["stages"].get("search", {}).get("files", {})
         for name in (CANDIDATES, SUPERNET):
             path = self.folder / name
-            if name in written and path.exists() and sha256(read_file(path)) != written[name]:
+            if not path.exists():
+                continue
+            changed = name in written and sha256(read_file(path)) != written[name]
+            if changed or record.get("search_key") != key:
                 path.unlink()
+        if record.get("search_key") != key:
+            write_atomic(self.folder / RECORD, sealed(record | {"search_key": key}))
 
     def _given_spec(self) -> ModelSpec:
         spec = ModelSpec.from_json(read_text(self._spec_file))

@@ -21,6 +21,8 @@ Floats = npt.NDArray[np.float64]
 EFFECT_VARIANCE, NOISE_VARIANCE = 0.07, 0.7
 """Prior variance of an effect, and of what effects do not explain, for ratings of variance 1: additive models of random
 feasible specs explained about a third of their rating."""
+SMALLEST_LOSS = 1e-12
+"""A loss of 0, which float32 reaches on nodes that are easy, has no logarithm."""
 TRUST_MEAN, TRUST_VARIANCE = 0.6, 0.1
 """Prior of the weight of the supernet's opinion among the effects of real trainings."""
 
@@ -37,8 +39,10 @@ def one_hot(space: SearchSpace, choices: list[Choices]) -> Floats:
 
 def normal_scores(values: Floats) -> Floats:
     """Ranks as quantiles of the standard normal distribution: a few hopeless models must not decide the fit."""
-    ranks = np.argsort(np.argsort(values, kind="stable"), kind="stable")
-    return np.array([NormalDist().inv_cdf((rank + 0.5) / len(values)) for rank in ranks])
+    _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
+    middle = np.cumsum(counts) - counts / 2  # equal values share the middle of their ranks
+    quantiles = [NormalDist().inv_cdf(rank / len(values)) for rank in middle]
+    return np.array(quantiles)[place]
 
 
 @dataclass(frozen=True)
@@ -76,12 +80,13 @@ def supernet_opinion(space: SearchSpace, choices: list[Choices], losses: Floats)
     """
     count = sum(options for _, options in space.genes())
     start = len(losses) // 4
-    kept, steps = -np.log(losses[start:]), np.arange(len(losses) - start, dtype=np.float64)
-    if len(kept) < 4:
+    usable = [step for step in range(start, len(losses)) if np.isfinite(losses[step])]
+    if len(usable) < 4:
         return np.zeros(count)
+    kept, steps = -np.log(np.maximum(losses[usable], SMALLEST_LOSS)), np.array(usable, dtype=np.float64) - start
     ratings = kept - np.polyval(np.polyfit(steps, kept, 2), steps)
     deviation = float(ratings.std())
-    rows = one_hot(space, choices[start:])
+    rows = one_hot(space, [choices[step] for step in usable])
     effects = Effects.prior(count).given(rows, ratings / deviation).mean if deviation > 0 else np.zeros(count)
     spread = float((rows @ effects).std())
     return effects / spread if spread > 0 else effects

@@ -20,8 +20,17 @@ Preferences = Sequence[npt.NDArray[np.float64]]
 MAX_CHECKS = 4000
 """Costs that a projection looks at before it settles for the best choice so far. Tight budgets on two blocks need a few
 hundred; what is returned is feasible either way."""
-COST_ORDER = ("width", "linear_weight_format", "shortcut", "attention", "activation_format", "message_format")
-"""Genes that decide the cost come first, so that a dear branch is cut early."""
+COST_ORDER = (
+    "activation",
+    "width",
+    "linear_weight_format",
+    "shortcut",
+    "attention",
+    "activation_format",
+    "message_format",
+)
+"""Genes that decide the cost come first, so that a dear branch is cut early. The activations come before all: only
+while they are fixed is the cheapest option of every other gene the cheapest for the peak as well."""
 
 
 def worth(choices: Choices, preferences: Preferences) -> float:

@@ -17,15 +17,19 @@ from lpgnas.progress import Progress
 from lpgnas.strategy import Task, selection_score
 from lpgnas.training import TrainedModel, gcn_spec, train_model
 
-RATES = (0.01, 0.03)
-"""Learning rates that a reference chooses from: Kipf & Welling's (2017), and that of the search."""
+KIPF_RATE = 0.01
+"""Learning rate of Kipf & Welling (2017); a reference chooses between it and that of the run."""
 HIDDEN = 16
 
 
 def reference_trainings(config: RunConfig) -> int:
     """How many models `measure_references` trains."""
     kinds = 2 if config.distillation else 1
-    return kinds * (len(RATES) + config.reference_seeds - 1) if config.reference_seeds else 0
+    return kinds * (len(_rates(config)) + config.reference_seeds - 1) if config.reference_seeds else 0
+
+
+def _rates(config: RunConfig) -> list[float]:
+    return sorted({KIPF_RATE, config.learning_rate})
 
 
 def measure_references(
@@ -40,8 +44,8 @@ def measure_references(
 ) -> dict[str, dict[str, float]]:
     """Test accuracy of each reference over `config.reference_seeds` initial weights.
 
-    The learning rate is the one of `RATES` that does better on the selection nodes with the first seed; its model is
-    the first of those that are tested.
+    The learning rate is Kipf & Welling's or that of the run, whichever does better on the selection nodes with the
+    first seed; its model is the first of those that are tested.
 
     Args:
         config: seeds, and whether there is a distilled reference.
@@ -69,9 +73,9 @@ def measure_references(
             progress.advance()
             return model
 
-        tuned = {rate: trained(rate, 0) for rate in RATES}
+        tuned = {rate: trained(rate, 0) for rate in _rates(config)}
         scores = {rate: selection_score(model, task) for rate, model in tuned.items()}
-        rate = min(RATES, key=lambda tried: (-scores[tried].accuracy, scores[tried].loss))
+        rate = min(tuned, key=lambda tried: (-scores[tried].accuracy, scores[tried].loss))
         values = []
         for seed in range(config.reference_seeds):
             model = trained(rate, seed).model if seed else tuned[rate].model

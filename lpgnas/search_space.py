@@ -65,6 +65,14 @@ class SearchSpace:
         for name in ("attentions", "aggregations", "activations", "widths", "heads", "shortcuts"):
             if not getattr(self, name):
                 raise ConfigError(f"the search space has no options for {name}; give at least one")
+        for name in ("widths", "heads", "code_bits"):
+            options = getattr(self, name)
+            if list(options) != sorted(set(options)):
+                raise ConfigError(
+                    f"{name} of the search space must rise, got {options}; costs are bounded by the first"
+                )
+        if self.heads[0] != 1:
+            raise ConfigError(f"heads of the search space must begin with 1, got {self.heads}")
         if not self.weight_formats or not self.code_bits or self.depth < 1:
             raise ConfigError("the search space needs weight_formats, code_bits and a depth of at least 1")
 
@@ -113,11 +121,24 @@ class SearchSpace:
         )
 
     def feasible_options(self, fits: Callable[[ModelSpec], bool]) -> tuple[tuple[int, ...], ...]:
-        """The options of every gene whose model `fits` while all others are the cheapest; never empty."""
-        names = range(len(self.genes()))
+        """The options of every gene whose model `fits` while all others are the cheapest; never empty.
+
+        An activation by table takes its input in a format of its own, so that its peak can be below that of a clamp:
+        an option counts if it fits with either.
+        """
+        names = [name.split(".")[1] for name, _ in self.genes()]
+        counts = [count for _, count in self.genes()]
+        tables = [k for k, name in enumerate(self.activations) if ACTIVATIONS.get(name).function is not None]
+
+        def completed(gene: int, option: int, activation: int) -> Choices:
+            rest = (
+                min(activation, n - 1) if name == "activation" else 0 for name, n in zip(names, counts, strict=True)
+            )
+            return tuple(option if place == gene else other for place, other in enumerate(rest))
 
         def alone(gene: int, option: int) -> bool:
-            return option == 0 or fits(self.spec(tuple(option if other == gene else 0 for other in names)))
+            kinds = (0, *tables[:1])
+            return option == 0 or any(fits(self.spec(completed(gene, option, kind))) for kind in kinds)
 
         return tuple(
             tuple(option for option in range(count) if alone(gene, option))

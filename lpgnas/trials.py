@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -37,7 +36,7 @@ class TrialTable:
             try:
                 for row in csv.DictReader(io.StringIO(read_text(path), newline="")):
                     self._remember(row)
-            except (KeyError, ValueError, TypeError, LpgnasError) as error:
+            except (KeyError, ValueError, TypeError, csv.Error, LpgnasError) as error:
                 raise RunFolderError(f"{path} is damaged ({error!r}); delete it to search again") from error
 
     def _remember(self, row: dict[str, str]) -> None:
@@ -54,8 +53,6 @@ class TrialTable:
     def add(self, candidate: Candidate, trial: Trial) -> None:
         """Keep a trial."""
         key = (trial.candidate, trial.rung)
-        if key in self._rows:
-            return
         cost = candidate.cost
         values = (
             trial.candidate, trial.rung, trial.epochs, repr(trial.accuracy), repr(trial.loss),
@@ -63,7 +60,10 @@ class TrialTable:
             cost.buffer_bits, cost.peak_bits, cost.macs, cost.bops, trial.note,
             " ".join(candidate.spec.to_json().split()),
         )  # fmt: skip
-        self._rows[key] = {name: str(value) for name, value in zip(self.COLUMNS, values, strict=True)}
+        row = {name: str(value) for name, value in zip(self.COLUMNS, values, strict=True)}
+        if self._rows.get(key) == row:
+            return  # remembered
+        self._rows[key] = row
         text = io.StringIO()
         writer = csv.DictWriter(text, self.COLUMNS, lineterminator="\n")
         writer.writeheader()
@@ -88,16 +88,16 @@ def read_supernet(path: Path, space: SearchSpace) -> list[SupernetStep] | None:
     """
     if not path.exists():
         return None
-    rows = list(csv.reader(io.StringIO(read_text(path), newline="")))
-    if not rows or rows[0] != ["loss", *(name for name, _ in space.genes())]:
-        return None
     counts = [count for _, count in space.genes()]
     try:
+        rows = list(csv.reader(io.StringIO(read_text(path), newline="")))
+        if not rows or rows[0] != ["loss", *(name for name, _ in space.genes())]:
+            return None
         steps = [SupernetStep(tuple(map(int, row[1:])), float(row[0])) for row in rows[1:]]
-    except (ValueError, IndexError) as error:
+    except (ValueError, IndexError, csv.Error) as error:
         raise RunFolderError(f"{path} is damaged ({error!r}); delete it to search again") from error
     for step in steps:
         inside = len(step.choices) == len(counts) and all(0 <= c < n for c, n in zip(step.choices, counts, strict=True))
-        if not inside or not math.isfinite(step.loss):
+        if not inside:
             raise RunFolderError(f"{path} is damaged (step {step}); delete it to search again")
     return steps

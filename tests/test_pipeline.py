@@ -20,7 +20,7 @@ from lpgnas.cost_models.rows import GraphSize
 from lpgnas.errors import CheckFailed, RunFolderError
 from lpgnas.pipeline import Run
 from lpgnas.program_file import load_program
-from lpgnas.results import STAGES
+from lpgnas.results import STAGES, sealed
 from lpgnas.spec import ModelSpec
 from lpgnas.trials import TrialTable
 
@@ -161,7 +161,7 @@ def test_a_search_that_was_killed_resumes(small_run: Path, tmp_path: Path, monke
             new_run(small_run, folder).run_stage("search")
     kept = (folder / "candidates.csv").read_text()
     assert kept.count("\n") == 5
-    assert not (folder / "record.json").exists()
+    assert record_of(folder)["stages"] == {}
     run = new_run(small_run, folder)
     with monkeypatch.context() as patch:
         patch.delattr("lpgnas.strategy.train_supernet")  # its steps are kept
@@ -182,13 +182,41 @@ def test_the_random_strategy_trains_no_supernet(small_run: Path, tmp_path: Path)
 
 
 def test_steps_of_another_supernet_are_not_taken(small_run: Path, tmp_path: Path) -> None:
-    (tmp_path / "run").mkdir()
-    shutil.copy(small_run / "config.toml", tmp_path / "run")
+    """Neither a part of it, nor one without the key of this search."""
+    folder = tmp_path / "run"
+    folder.mkdir()
+    shutil.copy(small_run / "config.toml", folder)
+    key = record_of(small_run)["search_key"]
     rows = (small_run / "supernet.csv").read_text().splitlines(keepends=True)
-    (tmp_path / "run/supernet.csv").write_text("".join(rows[:-3]))
-    Run(tmp_path / "run").run_stage("search")
-    assert (tmp_path / "run/supernet.csv").read_bytes() == (small_run / "supernet.csv").read_bytes()
-    assert (tmp_path / "run/spec.json").read_bytes() == (small_run / "spec.json").read_bytes()
+    for kept, record in ((rows[:-3], {"search_key": key}), (rows[::-1], {"search_key": "other"}), (rows[:1], {})):
+        (folder / "supernet.csv").write_text("".join(kept))
+        (folder / "record.json").write_text(sealed({"schema_version": 1, "stages": {}} | record))
+        Run(folder).run_stage("search")
+        for name in ("supernet.csv", "candidates.csv", "spec.json"):
+            assert (folder / name).read_bytes() == (small_run / name).read_bytes()
+
+
+def test_a_search_on_a_changed_graph_starts_anew(tmp_path: Path) -> None:
+    """Interrupted, its graph mended, and called again: nothing of the old graph decides."""
+    config = RunConfig("graph.npz", epochs=5, candidates=2, supernet_steps=5, distillation=False, max_degree=40)
+    arrays = runs.small_arrays()
+    for name, y in (("old", arrays["y"]), ("new", (arrays["y"] + 1) % runs.CLASSES)):
+        np.savez(tmp_path / f"{name}.npz", **(arrays | {"y": y}))
+    options = {key: getattr(config, key) for key in ("epochs", "candidates", "supernet_steps", "distillation")}
+
+    def searched(folder: Path, graph: str, patch: pytest.MonkeyPatch | None = None) -> None:
+        shutil.copy(tmp_path / f"{graph}.npz", tmp_path / "mine.npz")
+        made = Run(folder, RunConfig(str(tmp_path / "mine.npz"), max_degree=40, **options))
+        if patch is not None:
+            patch.setattr("lpgnas.strategy._Halving.halve", lambda *arguments: 1 / 0)
+        made.run_stage("search")
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(ZeroDivisionError):
+        searched(tmp_path / "run", "old", patch)
+    searched(tmp_path / "run", "new")
+    searched(tmp_path / "fresh", "new")
+    for name in ("supernet.csv", "candidates.csv", "spec.json"):
+        assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "fresh" / name).read_bytes()
 
 
 def test_finished_stages_are_not_done_again(small_run: Path, tmp_path: Path) -> None:

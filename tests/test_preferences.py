@@ -40,6 +40,9 @@ def test_normal_scores_keep_the_order_only() -> None:
     scores = normal_scores(np.array([3.0, -100.0, 4.0]))
     assert scores[1] < scores[0] < scores[2]
     assert scores[0] == 0.0 and np.isclose(scores[1], -scores[2])
+    assert not normal_scores(np.ones(5)).any()
+    first, second, third = normal_scores(np.array([-1.0, 2.0, -1.0]))
+    assert first == third < second
 
 
 def test_the_posterior_is_ridge_regression() -> None:
@@ -73,6 +76,16 @@ def test_too_few_steps_or_equal_losses_say_nothing() -> None:
     assert not supernet_opinion(SPACE, [], np.array([])).any()
     assert not supernet_opinion(SPACE, drawn(3), np.ones(3)).any()
     assert np.abs(supernet_opinion(SPACE, drawn(40), np.ones(40))).max() < 1e3
+
+
+def test_losses_without_a_logarithm_do_not_spoil_the_others() -> None:
+    choices = drawn(200)
+    losses = np.array([np.exp(-0.1 * vector[WIDTH]) for vector in choices])
+    clean = supernet_opinion(SPACE, choices, losses)
+    losses[[100, 150, 170]] = 0.0, np.inf, np.nan
+    assert np.isfinite(supernet_opinion(SPACE, choices, losses)).all()
+    losses[100] = np.nan
+    assert np.corrcoef(supernet_opinion(SPACE, choices, losses), clean)[0, 1] > 0.95
 
 
 def test_real_trainings_overrule_the_supernet() -> None:

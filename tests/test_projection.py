@@ -47,7 +47,8 @@ def test_no_feasible_model_is_worth_more(depth: int) -> None:
     costs = [spec_cost(space.spec(choices), SIZE) for choices in vectors]
     for _ in range(6):
         low, high = min(c.weight_bits for c in costs), max(c.weight_bits for c in costs)
-        budget = Budget(weights=int(rng.integers(low, high + 1)), buffers=int(rng.integers(30_000, 60_000)))
+        peak = int(rng.choice([cost.peak_bits for cost in costs]))
+        budget = Budget(int(rng.integers(low, high + 1)), int(rng.integers(30_000, 60_000)), peak)
         inside = [
             choices
             for choices, cost in zip(vectors, costs, strict=True)
@@ -60,6 +61,22 @@ def test_no_feasible_model_is_worth_more(depth: int) -> None:
             continue
         assert found in inside
         assert worth(found, preferences) == pytest.approx(max(worth(one, preferences) for one in inside))
+
+
+def test_a_table_can_have_the_smaller_peak() -> None:
+    """A clamp keeps messages and output alive together, a table with a narrow input only one of them."""
+    space, size = SearchSpace(4, 2), GraphSize(1000, 4000)
+    wide = {"width": 7, "message_format": 2, "activation_format": 2, "activation": 3}
+    preferences = [np.zeros(count) for _, count in space.genes()]
+    for values, (name, _) in zip(preferences, space.genes(), strict=True):
+        option = wide.get(name.removeprefix("layer0."))
+        if option is not None:
+            values[option] = 1.0
+    free = project(space, preferences, lambda spec: True)
+    assert free is not None
+    peak = spec_cost(space.spec(free), size).peak_bits
+    found = project(space, preferences, fits_in(Budget(peak=peak), size))
+    assert found is not None and worth(found, preferences) == 4.0
 
 
 def test_a_free_space_gives_every_favourite() -> None:

@@ -133,3 +133,16 @@ def test_every_candidate_of_200_budgets_on_cora_is_within() -> None:
             assert all(getattr(candidate.cost, what) <= limit for what, limit in limits.items())
             assert candidate.cost == spec_cost(candidate.spec, CORA)
     assert 3 < refused < 60
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"widths": (8, 4)}, "widths of the search space must rise, got \\(8, 4\\)"),
+        ({"code_bits": (4, 4)}, "code_bits of the search space must rise"),
+        ({"heads": (2, 4)}, "heads of the search space must begin with 1, got \\(2, 4\\)"),
+    ],
+)
+def test_options_must_rise(changes: dict[str, tuple[int, ...]], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        replace(SearchSpace(12, 3), **changes)  # type: ignore[arg-type]

@@ -39,7 +39,7 @@ def test_another_space_has_no_steps_here(tmp_path: Path) -> None:
     assert read_supernet(written(tmp_path, ""), SPACE) is None
 
 
-@pytest.mark.parametrize("damage", ["0.5,1", "x", "nan", "inf", "9"])
+@pytest.mark.parametrize("damage", ["0.5,1", "x", "9"])
 def test_a_damaged_file_is_refused(damage: str, tmp_path: Path) -> None:
     text = supernet_csv(SPACE, steps())
     row = text.splitlines()[-1].split(",")
