@@ -136,22 +136,24 @@ def run(datasets: list[str], seeds: int, data_root: Path | None, target: Path) -
 
 
 def summary(table: pd.DataFrame) -> str:
-    """Medians over seeds, and the ratios of the medians, as Markdown."""
-    rows = []
-    for dataset in BUDGETS:
+    """Medians over seeds, and the ratios of the medians, as Markdown: a table for each graph and its protocol."""
+    header = ["", "seeds", "whole, s", "work, s", "test accuracy %"]
+    parts = ["Made by `python -m benchmarks.run_time`: one thread each, in turns; median, lowest to highest.\n"]
+    for dataset, (weights, buffers) in BUDGETS.items():
         part = table[table["dataset"] == dataset]
         ours, theirs = part[part["what"] == RUN], part[part["what"] == PYG]
         if ours.empty or theirs.empty:
             continue
+        rows = []
         for side, name in ((ours, RUN), (theirs, PYG)):
             accuracy = 100 * side["test_accuracy"]
             cells = [_spread(side[column]) for column in ("whole_seconds", "work_seconds")]
-            rows.append([dataset, name, len(side), *cells, f"{accuracy.mean():.1f}"])
+            rows.append([name, len(side), *cells, f"{accuracy.mean():.1f} ± {accuracy.std(ddof=1):.1f}"])
         ratios = [ours[c].median() / theirs[c].median() for c in ("whole_seconds", "work_seconds")]
-        rows.append([dataset, "ratio of the medians", "", *(f"{ratio:.2f}" for ratio in ratios), ""])
-    header = ["graph", "", "seeds", "whole, s", "work, s", "test accuracy %"]
-    told = "Made by `python -m benchmarks.run_time`: one thread each, in turns; median, lowest to highest.\n\n"
-    return told + markdown_table(header, rows)
+        rows.append(["ratio of the medians", "", *(f"{ratio:.2f}" for ratio in ratios), ""])
+        title = f"{dataset}, split {default_protocol(dataset)}, {weights} of weights and {buffers} of buffers:"
+        parts += [title + "\n", markdown_table(header, rows)]
+    return "\n".join(parts)
 
 
 def _spread(values: pd.Series) -> str:

@@ -40,8 +40,9 @@ def test_run_times_take_turns_and_resume(tmp_path: Path, monkeypatch: pytest.Mon
         run_time.run(["cora"], seeds, None, tmp_path / "rows.csv")
     assert calls == [(what, seed) for seed in range(3) for what in ("ours", "theirs")]
     text = run_time.summary(pd.read_csv(tmp_path / "rows.csv"))
-    assert "| cora | lpgnas run | 3 | 31.0 (30.0 to 32.0) | 15.0 (15.0 to 15.0) | 87.5 |" in text
-    assert "| cora | ratio of the medians |  | 2.82 | 3.00 |  |" in text
+    assert "cora, split full, 3KiB of weights and 60KiB of buffers:" in text
+    assert "| lpgnas run | 3 | 31.0 (30.0 to 32.0) | 15.0 (15.0 to 15.0) | 87.5 ± 0.0 |" in text
+    assert "| ratio of the medians |  | 2.82 | 3.00 |  |" in text
 
 
 def test_strategies_are_compared_in_pairs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
