@@ -113,8 +113,9 @@ class Run:
             located = replace(located, dataset=str(graph_file))
         self._spec_file = Path(located.spec)
         self.prepared = prepare(located, data_root)
-        made_on = self.record().get("dataset", {}).get("graph_sha256")
-        if made_on not in (None, graph_fingerprint(self.prepared.graph)):
+        record = self.record()
+        # an unfinished search on another graph starts anew; what ended cannot be gone on with
+        if record["stages"] and record["dataset"]["graph_sha256"] != graph_fingerprint(self.prepared.graph):
             raise CheckFailed(f"the graph {self.prepared.graph.name} is not the one that {folder} was made on")
         self._teacher: Tensor | None = None
         remove_leftovers(folder)
@@ -155,19 +156,22 @@ class Run:
         )
 
     def _finish(self, stage: str, files: dict[str, str], started: float, **facts: object) -> None:
-        record = self.record()
-        record |= {
-            "lpgnas_version": __version__,
-            "versions": package_versions(),
-            "config": asdict(self.config),
-            "dataset": self._dataset_facts(),
-        }
+        record = self.record() | self._facts()
         before = record["stages"].get(stage, {}).get("files")
         record["stages"][stage] = {"files": files, "seconds": round(time.monotonic() - started, 3), **facts}
         if files != before:
             for later in STAGES[STAGES.index(stage) + 1 :]:  # what came from older files is no longer true
                 record["stages"].pop(later, None)
         write_atomic(self.folder / RECORD, sealed(record))
+
+    def _facts(self) -> dict[str, object]:
+        """What a record says before any stage."""
+        return {
+            "lpgnas_version": __version__,
+            "versions": package_versions(),
+            "config": asdict(self.config),
+            "dataset": self._dataset_facts(),
+        }
 
     def _dataset_facts(self) -> dict[str, object]:
         graph, split = self.prepared.graph, self.prepared.split
@@ -358,7 +362,7 @@ class Run:
             if changed or record.get("search_key") != key:
                 path.unlink()
         if record.get("search_key") != key:
-            write_atomic(self.folder / RECORD, sealed(record | {"search_key": key}))
+            write_atomic(self.folder / RECORD, sealed(record | self._facts() | {"search_key": key}))
 
     def _given_spec(self) -> ModelSpec:
         spec = ModelSpec.from_json(read_text(self._spec_file))
