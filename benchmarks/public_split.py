@@ -30,20 +30,30 @@ from lpgnas.lowering import lower
 from lpgnas.number_formats import FLOAT32, FormatChoice
 from lpgnas.preparation import default_max_degree
 from lpgnas.report import markdown_table
+from lpgnas.teachers import soft_labels
 from lpgnas.training import (
     TrainedModel,
     TrainingData,
     TrainingSettings,
     gcn_spec,
-    soft_labels,
     train_model,
     transductive_data,
 )
 
 DATASETS = ("planetoid/Cora", "planetoid/CiteSeer", "planetoid/PubMed")
 KIPF = TrainingSettings(distillation=0.0)
-DISTILLED = replace(KIPF, learning_rate=0.03, distillation=0.8)
-TEACHER = replace(DISTILLED, distillation=0.0, early_stopping=False)
+DISTILLED = replace(KIPF, learning_rate=0.03, distillation=0.95)
+
+
+@dataclass(frozen=True)
+class Teaching:
+    """How the teacher is trained."""
+
+    epochs: int = 100
+    learning_rate: float = 0.03
+
+
+TEACHER = Teaching()
 
 
 @dataclass(frozen=True)
@@ -129,7 +139,7 @@ def run(datasets: list[str], seeds: int, data_root: Path | None, target: Path) -
         for row, seed in todo:
             if row.settings.distillation and seed not in teachers:  # a teacher a seed, so that its spread counts
                 teachers[seed] = soft_labels(
-                    data, TEACHER, seed, row_normalize=True, input_signed=False, num_classes=graph.num_classes
+                    data, seed, row_normalize=True, num_classes=graph.num_classes, **asdict(TEACHER)
                 )
             measured = measure(row, graph, data, split.test, seed, teachers.get(seed))
             line = {"key": row_key(dataset, row, seed), "dataset": dataset, "model": row.name, "seed": seed, **measured}

@@ -30,7 +30,8 @@ from lpgnas.preparation import default_search_space, prepare
 from lpgnas.references import node_accuracy
 from lpgnas.report import markdown_table
 from lpgnas.strategy import SearchSettings, Task, search, selection_score
-from lpgnas.training import TrainingSettings, soft_labels, train_model
+from lpgnas.teachers import soft_labels
+from lpgnas.training import TrainingSettings, train_model
 
 FIRST_SPLIT, RETRAININGS = 20, 4
 TRAINING = TrainingSettings(learning_rate=0.03, evaluate_every=EVALUATE_EVERY)
@@ -54,10 +55,10 @@ def measure(dataset: str, names: list[str], seed: int, data_root: Path | None) -
     training = replace(TRAINING, distillation=share)
     teacher = soft_labels(
         prepared.data,
-        replace(training, distillation=0.0, epochs=training.epochs // 2),
         seed,
+        epochs=training.epochs // 2,
+        learning_rate=training.learning_rate,
         row_normalize=space.row_normalize,
-        input_signed=space.input_signed,
         num_classes=space.num_classes,
     )
     task = Task(prepared.data, prepared.select, prepared.size, prepared.max_degree, teacher, training)

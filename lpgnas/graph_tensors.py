@@ -19,6 +19,9 @@ from lpgnas.integer_program import COEFFICIENT_BITS, ROW_FACTOR_BITS, reciprocal
 from lpgnas.kernels.training import gather
 from lpgnas.number_formats import FixedPoint, Rounding, finest_fraction, quantize_array
 
+Product = Callable[[Tensor], Tensor]
+"""Maps a matrix [F, k] to `features @ it` [N, k]."""
+
 
 def csr_tensor(matrix: Any, dtype: torch.dtype) -> Tensor:  # noqa: ANN401 - a scipy sparse array
     """A scipy CSR array as a torch CSR tensor."""
@@ -123,6 +126,14 @@ class GraphTensors:
     row_factor: Tensor | None
     dtype: torch.dtype
     edge_index: Any = field(repr=False)
+
+    def product(self, dropout: float = 0.0, generator: torch.Generator | None = None) -> Product:
+        """The product with the features, row factor included; with dropped entries where a generator is given."""
+        product: Product = self.features.product
+        if dropout > 0.0 and generator is not None:
+            product = self.features.dropped(dropout, generator)
+        factor = self.row_factor
+        return product if factor is None else lambda weight: product(weight) * factor
 
     @cached_property
     def with_loops(self) -> Neighbourhood:

@@ -6,7 +6,6 @@ with `float32` formats is the full-precision reference. Parameters start as in P
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import lru_cache
 
 import numpy as np
@@ -18,7 +17,7 @@ from lpgnas.components import Component
 from lpgnas.errors import LoweringError
 from lpgnas.fused_ops import Edges, aggregate, look_up, round_rows, softmax_numerators
 from lpgnas.fused_ops import dropout as drop_entries
-from lpgnas.graph_tensors import GraphTensors, Neighbourhood
+from lpgnas.graph_tensors import GraphTensors, Neighbourhood, Product
 from lpgnas.integer_program import MAX_PROBABILITY, MAX_SCORE_FRACTION, RECIPROCAL_BITS, softmax_table
 from lpgnas.lowering import BIAS_BITS, LayerCodes, Quantized, activation_table, clamp_range, score_activation
 from lpgnas.number_formats import FLOAT32, FixedPoint, FormatChoice, Rounding
@@ -36,8 +35,6 @@ from lpgnas.torch_scores import TorchScores
 
 BIAS_EXTRA_PLACES = 8
 """A bias needs no more binary places than its block's output plus these."""
-
-Product = Callable[[Tensor], Tensor]
 
 
 class QuantizedLayer(nn.Module):
@@ -302,7 +299,7 @@ class QuantizedModel(nn.Module):
         value: Tensor | None = None
         for layer in self.blocks:
             if value is None:
-                product = _feature_product(graph, dropout, generator)
+                product = graph.product(dropout, generator)
                 # only a narrow input can have an identity shortcut, so a dense copy is small
                 block_input = graph.features.dense() if layer.spec.shortcut == "identity" else None
             else:
@@ -333,16 +330,6 @@ def _glorot(rows: int, columns: int) -> nn.Parameter:
     weight = torch.empty(rows, columns)
     nn.init.xavier_uniform_(weight)
     return nn.Parameter(weight)
-
-
-def _feature_product(graph: GraphTensors, dropout: float, generator: torch.Generator | None) -> Product:
-    product: Product = graph.features.product
-    if dropout > 0.0 and generator is not None:
-        product = graph.features.dropped(dropout, generator)
-    factor = graph.row_factor
-    if factor is None:
-        return product
-    return lambda weight: product(weight) * factor
 
 
 def _scaled(value: Tensor, row: Tensor | None) -> Tensor:

@@ -61,7 +61,8 @@ from lpgnas.strategy import (
     selection_score,
 )
 from lpgnas.supernet import SupernetStep
-from lpgnas.training import TrainedModel, TrainingSettings, soft_labels, train_model
+from lpgnas.teachers import soft_labels
+from lpgnas.training import TrainedModel, TrainingSettings, train_model
 from lpgnas.trials import TrialTable, read_supernet, supernet_csv
 from lpgnas.verification import Comparison, Form, forms_of, unseen_graphs, verify_forms
 
@@ -261,11 +262,11 @@ class Run:
             space = self.space()
             self._teacher = soft_labels(
                 self.prepared.data,
-                # half the epochs teach as well: soft labels need no last percent
-                replace(self.training_settings(), distillation=0.0, epochs=max(1, self.config.epochs // 2)),
                 self.config.seed,
+                # half the epochs teach as well: soft labels need no last percent
+                epochs=max(1, self.config.epochs // 2),
+                learning_rate=self.config.learning_rate,
                 row_normalize=space.row_normalize,
-                input_signed=space.input_signed,
                 num_classes=space.num_classes,
             )
             progress.advance()

@@ -1,4 +1,4 @@
-"""Quantisation-aware training of one spec on one graph, and the full-precision teacher it may learn from.
+"""Quantisation-aware training of one spec on one graph.
 
 Straight-through gradients, Adam, dropout, cross-entropy on the training labels; with a teacher, a weighted mean of that
 and the divergence from its soft labels on all nodes of the training graph. Fractions are observed on evaluations and
@@ -9,7 +9,7 @@ nodes are not seen here.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -247,34 +247,3 @@ def gcn_spec(
         input_signed=input_signed,
         row_normalize=row_normalize,
     )
-
-
-def soft_labels(
-    data: TrainingData,
-    settings: TrainingSettings,
-    seed: int,
-    *,
-    row_normalize: bool,
-    input_signed: bool,
-    num_classes: int,
-    members: int = 3,
-    hidden: int = 64,
-) -> Tensor:
-    """Mean class probabilities [N, C] of an ensemble of full-precision GCNs that saw the training labels only.
-
-    Their last states count: early stopping would let the labels of its nodes into the soft labels.
-    """
-    settings = replace(settings, early_stopping=False)
-    spec = gcn_spec(
-        data.graph.num_features, num_classes, hidden, row_normalize=row_normalize, input_signed=input_signed
-    )
-    total: Tensor | None = None
-    for member in range(members):
-        trained = train_model(spec, data, settings, seed * 1000 + member)
-        with torch.no_grad():
-            logits = trained.model(data.tensors(trained.model, stop=False))
-        probabilities = torch.softmax(logits / settings.temperature, dim=1)
-        total = probabilities if total is None else total + probabilities
-    if total is None:
-        raise ConfigError("a teacher has at least one member")
-    return total / members

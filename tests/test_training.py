@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import runs
 import torch
-from torch import Tensor
 
 from lpgnas.config import RunConfig
 from lpgnas.datasets import graph_to_npz, load_dataset, make_split
@@ -24,7 +23,6 @@ from lpgnas.training import (
     TrainingData,
     TrainingSettings,
     gcn_spec,
-    soft_labels,
     train_model,
     transductive_data,
 )
@@ -115,22 +113,6 @@ def test_labels_beyond_training_and_stopping_have_no_influence(trained: TrainedM
     y[:30] = (y[:30] + 1) % runs.CLASSES
     changed = Graph(graph.name, graph.x, graph.edge_index, y, graph.num_classes)
     assert not same(train_model(SPEC, small_data(changed), QUICK, 0), trained)
-
-
-def test_teachers_see_training_labels_only() -> None:
-    def taught(graph: Graph) -> Tensor:
-        return soft_labels(
-            small_data(graph), QUICK, 0, row_normalize=True, input_signed=False, num_classes=runs.CLASSES, members=2
-        )
-
-    graph = runs.small_graph()
-    assert graph.y is not None
-    y = graph.y.copy()
-    y[40:] = (y[40:] + 1) % runs.CLASSES
-    soft = taught(graph)
-    assert torch.equal(taught(Graph(graph.name, graph.x, graph.edge_index, y, graph.num_classes)), soft)
-    torch.testing.assert_close(soft.sum(dim=1), torch.ones(runs.NODES))
-    assert float((soft.argmax(dim=1)[:30] == torch.from_numpy(graph.y)[:30]).double().mean()) > 0.6
 
 
 # --- roles of nodes ---
