@@ -103,7 +103,7 @@ def _integer(trained: TrainedModel, graph: Graph) -> tuple[np.ndarray, dict[str,
         input_fraction=model.input_fraction,
         max_degree=default_max_degree(graph),
     )
-    cost = program_cost(program, GraphSize(graph.num_nodes, graph.num_edges))
+    cost = program_cost(program, GraphSize.of(graph))
     codes = Executor(program).run(graph.x, graph.edge_index).codes
     return codes.argmax(axis=1), {"weight_bits": cost.weight_bits, "buffer_bits": cost.buffer_bits}
 

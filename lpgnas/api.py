@@ -21,7 +21,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lpgnas.budget import Budget, size_text
+from lpgnas.budget import QUANTITIES, Budget
 from lpgnas.config import RunConfig
 from lpgnas.datasets import graph_from_pyg, graph_to_npz
 from lpgnas.errors import ConfigError, GraphError, RunFolderError
@@ -36,7 +36,7 @@ from lpgnas.spec import ModelSpec
 if TYPE_CHECKING:
     from torch_geometric.data import Data
 
-_BUDGETS = {"weight_budget": "weight_bits", "buffer_budget": "buffer_bits", "peak_budget": "peak_bits"}
+_BUDGETS = frozenset(one.option for one in QUANTITIES)
 
 
 class RunResult:
@@ -281,7 +281,6 @@ def _options(options: dict[str, Any], budget: Budget | None) -> dict[str, Any]:
     """Options by the names of `RunConfig`, with the budget among them."""
     for name in {"dataset", *_BUDGETS} & set(options):
         raise ConfigError(f"give {name} as {'data' if name == 'dataset' else 'budget=lpgnas.Budget(...)'}")
-    limits = {name: getattr(budget, size) for name, size in _BUDGETS.items()} if budget is not None else {}
-    texts = {name: size_text(bits) for name, bits in limits.items() if bits is not None}
+    texts = {} if budget is None else budget.options()
     paths = {name: os.fspath(value) for name, value in options.items() if isinstance(value, os.PathLike)}
     return {**options, **paths, **texts}

@@ -86,8 +86,8 @@ def pareto_panels(facts: RunFacts) -> tuple[Panel, ...]:
     shown.sort(key=lambda one: (one.number == facts.winner, one.rung, one.number))
     budget = facts.budget
     return (
-        _panel("weights", [one.weight_bits for one in shown], shown, budget.weight_bits, facts.winner),
-        _panel("buffers", [one.buffer_bits for one in shown], shown, budget.buffer_bits, facts.winner),
+        _panel("weights", [one.weight_bits for one in shown], shown, budget.get("weight_bits"), facts.winner),
+        _panel("buffers", [one.buffer_bits for one in shown], shown, budget.get("buffer_bits"), facts.winner),
     )
 
 

@@ -28,8 +28,7 @@ CORA_SIZE = GraphSize(2708, 10_556)
 
 def fits_in(budget: Budget, size: GraphSize) -> Callable[[ModelSpec], bool]:
     def fits(spec: ModelSpec) -> bool:
-        cost = spec_cost(spec, size)
-        return budget.allows(weight_bits=cost.weight_bits, buffer_bits=cost.buffer_bits, peak_bits=cost.peak_bits)
+        return budget.allows(spec_cost(spec, size))
 
     return fits
 
@@ -48,12 +47,8 @@ def test_no_feasible_model_is_worth_more(depth: int) -> None:
     for _ in range(6):
         low, high = min(c.weight_bits for c in costs), max(c.weight_bits for c in costs)
         peak = int(rng.choice([cost.peak_bits for cost in costs]))
-        budget = Budget(int(rng.integers(low, high + 1)), int(rng.integers(30_000, 60_000)), peak)
-        inside = [
-            choices
-            for choices, cost in zip(vectors, costs, strict=True)
-            if not budget.excess(weight_bits=cost.weight_bits, buffer_bits=cost.buffer_bits, peak_bits=cost.peak_bits)
-        ]
+        budget = Budget(weights=int(rng.integers(low, high + 1)), buffers=int(rng.integers(30_000, 60_000)), peak=peak)
+        inside = [choices for choices, cost in zip(vectors, costs, strict=True) if not budget.excess(cost)]
         preferences = random_preferences(space, rng)
         found = project(space, preferences, fits_in(budget, SIZE))
         if not inside:

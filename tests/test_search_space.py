@@ -102,7 +102,7 @@ def test_tight_budgets_are_met(name: str, slack: int) -> None:
 
         def fits(spec: ModelSpec, budget: Budget = budget) -> bool:
             made = spec_cost(spec, SMALL)
-            return budget.allows(weight_bits=made.weight_bits, buffer_bits=made.buffer_bits, peak_bits=made.peak_bits)
+            return budget.allows(made)
 
         for _ in range(5):
             choices = space.draw_feasible(rng, fits, tries=5)
