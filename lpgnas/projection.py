@@ -30,8 +30,8 @@ COST_ORDER = (
     "message_format",
 )
 """Genes that decide the cost come first, so that a dear branch is cut early. The activations come before all: only
-once they are all fixed is the cheapest option of every other gene the cheapest for the peak as well. Attentions come
-before aggregations, which some of them decide."""
+while they are fixed is the cheapest option of every other gene the cheapest for the peak as well. Attentions come before
+aggregations, which some of them decide."""
 
 
 def worth(choices: Choices, preferences: Preferences) -> float:
@@ -64,7 +64,6 @@ class _Branches:
         ]
         rank = {name: place for place, name in enumerate(COST_ORDER)}
         self._order = sorted(range(len(names)), key=lambda gene: (rank.get(names[gene], len(rank)), gene))
-        self._bounded = names.count(COST_ORDER[0])
         most = [preferences[gene][self._options[gene][0]] for gene in self._order]
         self._rest = [float(sum(most[depth:])) for depth in range(len(most) + 1)]
         self._best, self._worth = space.smallest(), -np.inf
@@ -81,13 +80,6 @@ class _Branches:
         self._chosen[gene] = before
         return fitting
 
-    def _may_fit(self, depth: int, gene: int, option: int) -> bool:
-        """Whether a branch can hold a feasible model; what is open bounds nothing before all activations are fixed."""
-        if depth < self._bounded - 1:
-            return True
-        known = option == 0 and depth >= self._bounded  # the model was checked before it branched
-        return known or self._check(gene, option)
-
     def _descend(self, depth: int, value: float) -> None:
         if depth == len(self._order):
             if value > self._worth:
@@ -100,7 +92,7 @@ class _Branches:
                 return  # the other options are worth no more
             if self._checks <= 0 and np.isfinite(self._worth):
                 return
-            if self._may_fit(depth, gene, option):
+            if option == 0 or self._check(gene, option):
                 self._chosen[gene] = option
                 self._descend(depth + 1, reached)
                 self._chosen[gene] = 0

@@ -153,7 +153,7 @@ def test_budgets_of_texts_and_of_whole_numbers() -> None:
         ConfigError, match=r"latency budget: 0\.5 is neither a time such as '2ms' nor a whole number of n"
     ):
         Budget(latency=0.5)  # type: ignore[arg-type]
-    with pytest.raises(UnknownName, match="unknown limit 'weight'. Did you mean 'weights'"):
+    with pytest.raises(UnknownName, match=r"unknown limit 'weight'\. Did you mean 'weights'"):
         Budget(weight="3KiB")
 
 
