@@ -45,6 +45,8 @@ _HELP = {
     "teacher_file": "learn from this teacher (of `lpgnas sweep`) instead of training one",
     "supernet_file": "take the losses of this supernet.csv instead of training a supernet",
 }
+_SINGLE = frozenset({*(one.option for one in QUANTITIES), "seed", "spec", "teacher_file", "supernet_file"})
+"""Options of a run that a sweep has lists for, or does not take."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -83,6 +85,12 @@ def _parser() -> argparse.ArgumentParser:
         made = _command(commands, name, text, command)
         _add_config(made)
         made.add_argument("--out", type=Path, required=True, help="the run folder")
+    made = _command(commands, "sweep", "runs over every combination of budgets and seeds, into a new folder", _sweep)
+    _add_config(made, without=_SINGLE)
+    for one in QUANTITIES:
+        made.add_argument(f"{one.flag}s", nargs="+", metavar="LIMIT", help=f"each: {one.help}")
+    made.add_argument("--seeds", nargs="+", type=int, help="each: of search and training")
+    made.add_argument("--out", type=Path, required=True, help="the sweep folder")
     for name, text in (
         ("train", "train the searched model"),
         ("lower", "lower the trained model to integers"),
@@ -128,9 +136,11 @@ def _command(
     return made
 
 
-def _add_config(parser: argparse.ArgumentParser) -> None:
+def _add_config(parser: argparse.ArgumentParser, without: frozenset[str] = frozenset()) -> None:
     parser.add_argument("--config", type=Path, help="a TOML file with these options as keys; flags win over it")
     for item in fields(RunConfig):
+        if item.name in without:
+            continue
         flag = "--" + item.name.replace("_", "-")
         if item.type == "bool":
             parser.add_argument(flag, action=argparse.BooleanOptionalAction, default=None, help=_HELP[item.name])
@@ -176,6 +186,25 @@ def _run(options: argparse.Namespace) -> None:
 
 def _search(options: argparse.Namespace) -> None:
     _open(options, options.out, _config(options)).run_stage("search")
+
+
+def _sweep(options: argparse.Namespace) -> None:
+    from lpgnas.progress import standard_error
+    from lpgnas.sweeps import REPORT, Sweep, SweepConfig, list_key
+
+    names = [item.name for item in fields(RunConfig) if item.name not in _SINGLE]
+    names += ["seeds", *(list_key(one) for one in QUANTITIES)]
+    given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
+    config = None
+    if options.config is not None:
+        base = SweepConfig.from_toml(read_text(options.config)).located(options.config.parent)
+        given = {**base.options(), **given}
+    if given:
+        if "dataset" not in given:
+            raise ConfigError("--dataset is missing; `lpgnas datasets` lists the names")
+        config = SweepConfig.of(given).located(Path.cwd())
+    Sweep(options.out, config, options.data_root, standard_error(quiet=options.quiet)).run()
+    sys.stdout.write(read_text(options.out / REPORT))
 
 
 def _stage(name: str) -> Callable[[argparse.Namespace], None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import tomllib
 from collections.abc import Mapping
@@ -116,7 +117,7 @@ class RunConfig:
         lines = []
         for name, value in asdict(self).items():
             text = str(value).lower() if isinstance(value, bool) else repr(value)
-            lines.append(f"{name} = {_toml_string(value) if isinstance(value, str) else text}")
+            lines.append(f"{name} = {toml_string(value) if isinstance(value, str) else text}")
         return "\n".join(lines) + "\n"
 
     @classmethod
@@ -153,11 +154,13 @@ class RunConfig:
     def located(self, folder: Path) -> RunConfig:
         """The same with relative paths taken from `folder`."""
         names = [*PATHS, "dataset"] if self.dataset.endswith(".npz") else PATHS
-        paths = {name: str(folder.absolute() / path) for name in names if (path := getattr(self, name))}
+        # lexically, so that `..` works from a folder that is not there yet
+        paths = {name: os.path.normpath(folder.absolute() / path) for name in names if (path := getattr(self, name))}
         return RunConfig(**asdict(self) | paths)
 
 
-def _toml_string(text: str) -> str:
+def toml_string(text: str) -> str:
+    """`text` as a TOML string."""
     escaped = text.replace("\\", "\\\\").replace('"', '\\"')
     control = re.compile("[\x00-\x1f\x7f]")  # TOML wants them escaped
     return '"' + control.sub(lambda found: f"\\u{ord(found.group()):04x}", escaped) + '"'
