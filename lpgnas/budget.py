@@ -19,7 +19,7 @@ Size: TypeAlias = str | SupportsIndex
 _AMOUNT = re.compile(r"\s*([+-]?[0-9]{1,20}(?:\.[0-9]{1,20})?)\s*([A-Za-z]*)\s*", re.ASCII)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Scale:
     """How amounts of one kind are written.
 

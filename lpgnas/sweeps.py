@@ -432,8 +432,9 @@ def sweep_report(config: SweepConfig, rows: Sequence[Mapping[str, Any]]) -> str:
     every = [[row["name"], *_cells(row, shown)] for row in rows]
     parts = [
         f"# Sweep on {config.base.dataset}\n",
-        f"{len(rows)} runs: every combination of the budgets and {len(config.seeds)} seeds. The runs of a seed share "
-        "their teacher and the losses of one supernet. Accuracies are of selection, all validation and test nodes.\n",
+        "Every combination of the budgets and of the seeds " + ", ".join(map(str, config.seeds)) + ". The runs of a "
+        "seed share their teacher and the losses of one supernet. Accuracies are those of the selection nodes, of all "
+        "validation nodes and of the test nodes.\n",
         "## Runs\n",
         markdown_table(header, every),
         "## Budgets\n",

@@ -66,7 +66,7 @@ def test_no_draw_is_smaller_than_the_smallest(name: str, size: GraphSize) -> Non
 
 @pytest.mark.parametrize("name", SPACES)
 @given(st.integers(0, 10**6), st.integers(0, 50), st.integers(0, 500), st.integers(0, 300))
-@settings(max_examples=40)
+@settings(max_examples=15)
 def test_cheapest_options_bound_every_quantity(name: str, seed: int, cut: int, edges: int, nonzeros: int) -> None:
     """What a projection prunes by: choices fixed in its order, and completed with the first options, cost no more."""
     space, rng = SPACES[name], np.random.default_rng(seed)
