@@ -20,11 +20,10 @@ import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from operator import index
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lpgnas.budget import QUANTITIES, Budget, Size
+from lpgnas.budget import QUANTITIES, Budget
 from lpgnas.config import RunConfig
 from lpgnas.datasets import graph_from_pyg, graph_to_npz
 from lpgnas.errors import ConfigError, GraphError, RunFolderError, UnknownName
@@ -251,7 +250,7 @@ class SweepResult:
 
 def sweep(
     data: str | os.PathLike[str] | Graph | Data,
-    budgets: Mapping[str, Sequence[Size]] | None = None,
+    budgets: Mapping[str, Sequence[str | int]] | None = None,
     seeds: Sequence[int] = (0,),
     out: str | os.PathLike[str] | None = None,
     *,
@@ -291,7 +290,7 @@ def sweep(
     for keyword, sizes in (budgets or {}).items():
         if keyword not in keys:
             raise UnknownName("limit", keyword, keys)
-        lists[keys[keyword]] = [size if isinstance(size, str) else index(size) for size in sizes]
+        lists[keys[keyword]] = list(sizes)
     named = {"dataset": given if isinstance(given, str) else GRAPH}
     config = SweepConfig.of({**named, **_options(options, None), **lists}).located(Path.cwd())
     with _folder(out) as folder:

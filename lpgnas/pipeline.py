@@ -321,6 +321,8 @@ class Run:
         # an infeasible budget is refused before the first file is written
         require_feasible(space, budget, self.prepared.size, self.latency)
         shared = self._shared_supernet(space)
+        if config.teacher_file:
+            self.teacher()  # likewise refused
         files = self._save_inputs()
         self._begin_search(space)
         table = TrialTable(self.folder / CANDIDATES)

@@ -43,7 +43,14 @@ TWO = replace(
 DEEP = replace(TWO, depth=3, activations=("relu", "tanh"), attentions=("const",), widths=(7,))
 
 
-@pytest.mark.parametrize("space", [SMALL, TWO, DEEP], ids=["one block", "two blocks", "three blocks"])
+@pytest.mark.parametrize(
+    "space",
+    [
+        pytest.param(SMALL, id="one block"),
+        pytest.param(TWO, id="two blocks"),
+        pytest.param(DEEP, id="three blocks", marks=pytest.mark.slow),
+    ],
+)
 def test_no_feasible_model_is_worth_more(space: SearchSpace) -> None:
     rng = np.random.default_rng(0)
     table, names = random_table(rng), [one.name for one in QUANTITIES]
