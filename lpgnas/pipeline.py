@@ -318,19 +318,12 @@ class Run:
         config = self.config
         settings = SearchSettings(config.strategy, config.candidates, _rungs(config.epochs), config.supernet_steps)
         space, budget = self.space(), config.budget()
-        # an infeasible budget is refused before the first file is written
-        require_feasible(space, budget, self.prepared.size, self.latency)
+        require_feasible(space, budget, self.prepared.size, self.latency)  # before the first file is written
         shared = self._shared_supernet(space)
-        if config.teacher_file:
-            self.teacher()  # likewise refused
         files = self._save_inputs()
         self._begin_search(space)
         table = TrialTable(self.folder / CANDIDATES)
-        if shared is not None:
-            self._save(SUPERNET, supernet_csv(space, shared))
-        supernet = read_supernet(self.folder / SUPERNET, space)
-        if supernet is not None and len(supernet) != config.supernet_steps:
-            supernet = None  # of another search
+        supernet = self._kept_supernet(space, shared)
         task = self.task()
         progress = Progress("search", settings.steps(), self._stream)
         progress.advance(len(supernet or ()))
@@ -390,12 +383,14 @@ class Run:
         return LatencyTable.load(kept if unharmed else Path(path))
 
     def _shared_supernet(self, space: SearchSpace) -> list[SupernetStep] | None:
-        """The steps in `supernet_file`, or None where the config names none.
+        """The steps in `supernet_file`, or None where the config names none; a `teacher_file` is read too.
 
         Raises:
-            RunFolderError: it is missing, damaged, or of another space or number of steps.
+            RunFolderError: one is missing, damaged, or of something else.
         """
         config = self.config
+        if config.teacher_file:
+            self.teacher()
         if not config.supernet_file or config.strategy != "feasible":
             return None
         path = Path(self._located.supernet_file)
@@ -403,6 +398,16 @@ class Run:
         if steps is None or len(steps) != config.supernet_steps:
             raise RunFolderError(f"{path} does not hold {config.supernet_steps} supernet steps of this search space")
         return steps
+
+    def _kept_supernet(
+        self, space: SearchSpace, shared: Sequence[SupernetStep] | None
+    ) -> Sequence[SupernetStep] | None:
+        """The steps that the search need not train: shared ones, which are kept too, or those of an earlier call."""
+        if shared is not None:
+            self._save(SUPERNET, supernet_csv(space, shared))
+            return shared
+        steps = read_supernet(self.folder / SUPERNET, space)
+        return steps if steps is not None and len(steps) == self.config.supernet_steps else None
 
     def _given_hashes(self) -> list[str]:
         """Hashes of the files that decide a search."""
