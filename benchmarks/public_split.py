@@ -30,7 +30,7 @@ from lpgnas.lowering import lower
 from lpgnas.number_formats import FLOAT32, FormatChoice
 from lpgnas.preparation import default_max_degree
 from lpgnas.report import markdown_table
-from lpgnas.teachers import soft_labels
+from lpgnas.teachers import TeacherSettings, soft_labels
 from lpgnas.training import (
     TrainedModel,
     TrainingData,
@@ -45,15 +45,7 @@ KIPF = TrainingSettings(distillation=0.0)
 DISTILLED = replace(KIPF, learning_rate=0.03, distillation=0.95)
 
 
-@dataclass(frozen=True)
-class Teaching:
-    """How the teacher is trained."""
-
-    epochs: int = 100
-    learning_rate: float = 0.03
-
-
-TEACHER = Teaching()
+TEACHER = TeacherSettings()
 
 
 @dataclass(frozen=True)
@@ -113,7 +105,7 @@ def _integer(trained: TrainedModel, graph: Graph) -> tuple[np.ndarray, dict[str,
         input_fraction=model.input_fraction,
         max_degree=default_max_degree(graph),
     )
-    cost = program_cost(program, GraphSize(graph.num_nodes, graph.num_edges))
+    cost = program_cost(program, GraphSize.of(graph))
     codes = Executor(program).run(graph.x, graph.edge_index).codes
     return codes.argmax(axis=1), {"weight_bits": cost.weight_bits, "buffer_bits": cost.buffer_bits}
 
@@ -138,9 +130,7 @@ def run(datasets: list[str], seeds: int, data_root: Path | None, target: Path) -
         teachers: dict[int, Tensor] = {}
         for row, seed in todo:
             if row.settings.distillation and seed not in teachers:  # a teacher a seed, so that its spread counts
-                teachers[seed] = soft_labels(
-                    data, seed, row_normalize=True, num_classes=graph.num_classes, **asdict(TEACHER)
-                )
+                teachers[seed] = soft_labels(data, TEACHER, seed, row_normalize=True, num_classes=graph.num_classes)
             measured = measure(row, graph, data, split.test, seed, teachers.get(seed))
             line = {"key": row_key(dataset, row, seed), "dataset": dataset, "model": row.name, "seed": seed, **measured}
             rows.add(line)

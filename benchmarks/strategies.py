@@ -30,7 +30,7 @@ from lpgnas.preparation import default_search_space, prepare
 from lpgnas.references import node_accuracy
 from lpgnas.report import markdown_table
 from lpgnas.strategy import SearchSettings, Task, search, selection_score
-from lpgnas.teachers import soft_labels
+from lpgnas.teachers import TeacherSettings, soft_labels
 from lpgnas.training import TrainingSettings, train_model
 
 FIRST_SPLIT, RETRAININGS = 20, 4
@@ -55,9 +55,8 @@ def measure(dataset: str, names: list[str], seed: int, data_root: Path | None) -
     training = replace(TRAINING, distillation=share)
     teacher = soft_labels(
         prepared.data,
+        TeacherSettings(training.epochs // 2, training.learning_rate),
         seed,
-        epochs=training.epochs // 2,
-        learning_rate=training.learning_rate,
         row_normalize=space.row_normalize,
         num_classes=space.num_classes,
     )

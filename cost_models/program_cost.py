@@ -6,8 +6,10 @@ Independent of `spec_cost` on purpose: the tests hold the two against each other
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
+from lpgnas.cost_models.latency import DENSE, LOOKUP, SCORE, SPARSE, LatencyTable, aggregate_kind
 from lpgnas.cost_models.rows import (
     CLAMP_BITS,
     DEGREE_COEFFICIENT_BITS,
@@ -24,20 +26,27 @@ from lpgnas.integer_program import Aggregate, IntegerProgram, Lookup, Operation,
 from lpgnas.operators import ATTENTIONS
 
 
-def program_cost(program: IntegerProgram, size: GraphSize) -> CostReport:
+def program_cost(program: IntegerProgram, size: GraphSize, *, latency: LatencyTable | None = None) -> CostReport:
     """The cost of a program.
 
     Args:
         program: a checked program.
         size: the graph.
+        latency: times of operations, or None to leave the latency out.
 
     Raises:
         ProgramError: an operation without a cost.
+        LatencyTableError: the table lacks an operation.
     """
     rows = [_array_row(array.layer, array.name, array.bits, array.values.size) for array in program.arrays]
     parameters: dict[int, int] = {-1: 2 * SHIFT_BITS}  # fractions of the input and of the logits
     for operation in program.operations:
-        rows += _facet(_COSTS, operation)(program, operation, size)
+        made = _facet(_COSTS, operation)(program, operation, size)
+        if latency is not None:
+            works = _facet(_WORK, operation)(program, operation, size)
+            for place, work in enumerate(works, start=len(made) - len(works)):  # the tensors that it writes come last
+                made[place] = replace(made[place], latency_ns=latency.nanoseconds(*work))
+        rows += made
         bits = _facet(_PARAMETERS, operation)(operation)
         parameters[operation.layer] = parameters.get(operation.layer, 0) + bits
     rows += [CostRow(layer, "parameters", 0, weight_bits=bits) for layer, bits in parameters.items()]
@@ -121,6 +130,41 @@ def _aggregate_parameters(operation: Aggregate) -> int:
     return len(shifts) * SHIFT_BITS + CLAMP_BITS
 
 
+Work = tuple[str, int, int, int]
+"""Kind, size, columns and bits of an operation, as a latency table has them."""
+
+
+def _transform_work(program: IntegerProgram, operation: Transform, size: GraphSize) -> list[Work]:
+    weight, source = program.array(operation.weight), program.tensor(operation.input)
+    sparse = size.num_nonzeros if source == program.input else None
+    kind, codes = (DENSE, size.num_nodes * source.columns) if sparse is None else (SPARSE, sparse)
+    return [(kind, codes, program.tensor(operation.output).columns, weight.bits * source.bits)]
+
+
+def _score_work(program: IntegerProgram, operation: Score, size: GraphSize) -> list[Work]:
+    message = program.tensor(operation.input)
+    weights = (program.array(weight) for weight, _ in operation.products().values())
+    return [(SCORE, size.num_nodes, message.columns, weight.bits * message.bits) for weight in weights]
+
+
+def _aggregate_work(program: IntegerProgram, operation: Aggregate, size: GraphSize) -> list[Work]:
+    kind = aggregate_kind(operation.attention, operation.aggregation)
+    message, edges = program.tensor(operation.input), size.edges(self_loops=operation.self_loops)
+    probability = 1 if operation.table is None else program.array(operation.table).bits
+    return [(kind, edges, message.columns, probability * message.bits)]
+
+
+def _lookup_work(program: IntegerProgram, operation: Lookup, size: GraphSize) -> list[Work]:
+    source = program.tensor(operation.input)
+    return [(LOOKUP, size.num_nodes, source.columns, source.bits)]
+
+
+_WORK: dict[type, Callable[[IntegerProgram, Any, GraphSize], list[Work]]] = {
+    Transform: _transform_work,
+    Score: _score_work,
+    Aggregate: _aggregate_work,
+    Lookup: _lookup_work,
+}
 _COSTS: dict[type, Callable[[IntegerProgram, Any, GraphSize], list[CostRow]]] = {
     Transform: _transform,
     Score: _score,

@@ -13,16 +13,21 @@ Sizes are in bits, 1 KiB = 1,024 bytes = 8,192 bits. Definitions:
   `score_product<k>`). Epilogues and table look-ups are not counted.
 - BOPs: MACs * bits of both operands; an aggregation without edge weights multiplies by 1 bit.
 - MixQ's BitOPs: MACs * mean bits of the operands; an aggregation without edge weights has one operand.
+- latency: the sum of the operations' times by a table (`lpgnas.cost_models.latency`); counted only where one is given.
 """
 
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from lpgnas.attentions.score import EdgeScore, Side
-from lpgnas.errors import GraphError
+from lpgnas.errors import GraphError, LatencyTableError
+from lpgnas.graph import Graph
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -45,6 +50,8 @@ class GraphSize:
     Attributes:
         num_nodes: N >= 1.
         num_edges: E >= 0 directed edges as given, without self-loops that a model adds.
+        num_nonzeros: stored entries of sparse features, which the first transforms run over; None for dense features.
+            Latency alone depends on it.
 
     Raises:
         GraphError: impossible counts.
@@ -52,10 +59,18 @@ class GraphSize:
 
     num_nodes: int
     num_edges: int
+    num_nonzeros: int | None = None
 
     def __post_init__(self) -> None:
         if self.num_nodes < 1 or self.num_edges < 0:
             raise GraphError(f"a graph of {self.num_nodes} nodes and {self.num_edges} edges does not exist")
+        if self.num_nonzeros is not None and self.num_nonzeros < 0:
+            raise GraphError(f"features with {self.num_nonzeros} non-zeros do not exist")
+
+    @classmethod
+    def of(cls, graph: Graph) -> GraphSize:
+        """The size of a graph."""
+        return cls(graph.num_nodes, graph.num_edges, None if isinstance(graph.x, np.ndarray) else int(graph.x.nnz))
 
     def edges(self, *, self_loops: bool) -> int:
         """E'."""
@@ -75,6 +90,7 @@ class CostRow:
         macs: multiply-accumulates of the operation that writes the tensor.
         bops: their bit operations.
         mixq_bitops: the same after MixQ's definition.
+        latency_ns: time of that operation by a latency table, noted where its last tensor is; None without a table.
     """
 
     layer: int
@@ -85,6 +101,7 @@ class CostRow:
     macs: int = 0
     bops: int = 0
     mixq_bitops: float = 0.0
+    latency_ns: int | None = None
 
 
 @dataclass(frozen=True)
@@ -130,19 +147,41 @@ class CostReport:
         """Bit operations after MixQ's definition."""
         return sum(row.mixq_bitops for row in self.rows)
 
+    @property
+    def latency_ns(self) -> int | None:
+        """Time of all operations by the latency table; None without one."""
+        times = [row.latency_ns for row in self.rows if row.latency_ns is not None]
+        return sum(times) if times else None
+
+    def quantity(self, name: str) -> int:
+        """The total called `name`.
+
+        Raises:
+            LatencyTableError: latency, which was counted without a table.
+        """
+        value: int | None = getattr(self, name)
+        if value is None:
+            raise LatencyTableError(f"{name} is limited but was not counted; give a table with --latency-table")
+        return value
+
     def totals(self) -> dict[str, int | float]:
-        """The totals by name, in the order of `TOTALS`."""
-        return {name: getattr(self, name) for name in TOTALS}
+        """The totals by name, in the order of `TOTALS`; then the latency, if it was counted."""
+        latency = {} if self.latency_ns is None else {"latency_ns": self.latency_ns}
+        return {name: getattr(self, name) for name in TOTALS} | latency
 
     def table(self) -> pd.DataFrame:
-        """The rows as a data frame, one column a field of `CostRow`."""
+        """The rows as a data frame, one column a field of `CostRow`; without the latency if it was not counted."""
         import pandas as pd
 
-        return pd.DataFrame([asdict(row) for row in self.rows], columns=[field.name for field in fields(CostRow)])
+        kept = [field.name for field in fields(CostRow) if field.name != "latency_ns" or self.latency_ns is not None]
+        return pd.DataFrame([asdict(row) for row in self.rows], columns=kept).astype(
+            {"latency_ns": "Int64"} if "latency_ns" in kept else {}
+        )
 
     def to_json(self) -> str:
         """Totals and rows as JSON with sorted keys."""
-        content = {"totals": self.totals(), "rows": [asdict(row) for row in self.rows]}
+        rows = [{name: value for name, value in asdict(row).items() if value is not None} for row in self.rows]
+        content = {"totals": self.totals(), "rows": rows}
         return json.dumps(content, indent=2, sort_keys=True) + "\n"
 
 
@@ -157,16 +196,30 @@ TOTALS = (
     "output_bits",
     "node_coefficient_bits",
 )
-"""Names of a report's totals."""
+"""Names of a report's totals; `latency_ns` comes behind them where there is a table."""
 
 
 def product_row(
-    layer: int, what: str, bits: int, buffer_bits: int, macs: int, operands: tuple[int, int] | tuple[int]
+    layer: int,
+    what: str,
+    bits: int,
+    buffer_bits: int,
+    macs: int,
+    operands: tuple[int, int] | tuple[int],
+    latency_ns: int | None = None,
 ) -> CostRow:
     """The row of a computed tensor whose operation multiplies `operands` bits (one entry: plain additions)."""
-    bops = macs * operands[0] * (operands[1] if len(operands) == 2 else 1)
     mixq = macs * sum(operands) / len(operands)
-    return CostRow(layer, what, bits, buffer_bits=buffer_bits, macs=macs, bops=bops, mixq_bitops=mixq)
+    return CostRow(
+        layer,
+        what,
+        bits,
+        buffer_bits=buffer_bits,
+        macs=macs,
+        bops=macs * math.prod(operands),
+        mixq_bitops=mixq,
+        latency_ns=latency_ns,
+    )
 
 
 class _ProductBits:

@@ -5,11 +5,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from lpgnas.attentions.score import EdgeScore
 from lpgnas.components import Component
+from lpgnas.cost_models.latency import DENSE, LOOKUP, SCORE, SPARSE, LatencyTable, aggregate_kind
 from lpgnas.cost_models.rows import (
     BIAS_BITS,
     CLAMP_BITS,
@@ -60,7 +62,13 @@ SHORTCUT_COSTS.add("identity", ShortcutCost(transform=False, keeps_input=True))
 SHORTCUT_COSTS.add("linear", ShortcutCost(transform=True, keeps_input=False))
 
 
-def spec_cost(spec: ModelSpec, size: GraphSize, score_fractions: tuple[int, ...] | None = None) -> CostReport:
+def spec_cost(
+    spec: ModelSpec,
+    size: GraphSize,
+    score_fractions: tuple[int, ...] | None = None,
+    *,
+    latency: LatencyTable | None = None,
+) -> CostReport:
     """The cost of a model with these choices.
 
     Args:
@@ -69,10 +77,12 @@ def spec_cost(spec: ModelSpec, size: GraphSize, score_fractions: tuple[int, ...]
         score_fractions: fraction of the edge scores of each layer, 0 to 4 (ignored where there are none). Only training
             fixes it, and the softmax table has `8 << fraction` entries; without it the table is counted at its largest,
             so that the weight size is an upper bound and everything else is exact.
+        latency: times of operations, or None to leave the latency out.
 
     Raises:
         UnknownName: an operator without a cost.
         SpecError: not one score fraction a layer.
+        LatencyTableError: the table lacks an operation.
     """
     if score_fractions is None:
         score_fractions = (MAX_SCORE_FRACTION,) * len(spec.layers)
@@ -82,7 +92,7 @@ def spec_cost(spec: ModelSpec, size: GraphSize, score_fractions: tuple[int, ...]
     peak, columns, bits = 0, spec.num_features, spec.input_format.bits
     coefficients: set[tuple[str, bool]] = {("row", False)} if spec.row_normalize else set()
     for index, layer in enumerate(spec.layers):
-        block = _Block(index, layer, index == len(spec.layers) - 1, columns, bits, size)
+        block = _Block(index, layer, index == len(spec.layers) - 1, columns, bits, size, latency)
         rows += block.weight_rows(score_fractions[index])
         rows += block.tensor_rows()
         peak = max(peak, *block.alive())
@@ -101,7 +111,17 @@ def spec_cost(spec: ModelSpec, size: GraphSize, score_fractions: tuple[int, ...]
 class _Block:
     """One layer that reads `columns` columns of `bits` bits."""
 
-    def __init__(self, index: int, layer: LayerSpec, last: bool, columns: int, bits: int, size: GraphSize) -> None:
+    def __init__(
+        self,
+        index: int,
+        layer: LayerSpec,
+        last: bool,
+        columns: int,
+        bits: int,
+        size: GraphSize,
+        latency: LatencyTable | None,
+    ) -> None:
+        self._latency = latency
         self._index, self._layer, self._last, self._size = index, layer, last, size
         self._columns, self._bits = columns, bits
         self._attention = ATTENTIONS.get(layer.attention)
@@ -149,10 +169,20 @@ class _Block:
         for k, operands in enumerate(products):
             yield product_row(self._index, f"score_product{k}", bits, 0, macs, operands)
 
+    def _time(self, kind: str, size: int, columns: int, bits: int) -> int | None:
+        """Time of an operation by the table, if there is one."""
+        return None if self._latency is None else self._latency.nanoseconds(kind, size, columns, bits)
+
+    def _transform_time(self) -> int | None:
+        bits, nonzeros = self._weight_bits * self._bits, self._size.num_nonzeros
+        if self._index == 0 and nonzeros is not None:  # the features, kept sparse
+            return self._time(SPARSE, nonzeros, self._layer.width, bits)
+        return self._time(DENSE, self._size.num_nodes * self._columns, self._layer.width, bits)
+
     def tensor_rows(self) -> Iterator[CostRow]:
         index, layer, nodes = self._index, self._layer, self._size.num_nodes
         width, bits = layer.width, self._message_bits
-        transform = (nodes * self._columns * width, (self._weight_bits, self._bits))
+        transform = (nodes * self._columns * width, (self._weight_bits, self._bits), self._transform_time())
         yield product_row(index, "message", bits, nodes * width * bits, *transform)
         if self._shortcut.transform:
             yield product_row(index, "shortcut", bits, nodes * width * bits, *transform)
@@ -161,19 +191,23 @@ class _Block:
             operands = (layer.formats[Component.ATTENTION_WEIGHT].bits, bits)
             for side in self._score.node_weights:
                 scores = nodes * layer.heads * SCORE_BITS
-                yield product_row(index, f"{side}_score", SCORE_BITS, scores, nodes * width, operands)
+                time = self._time(SCORE, nodes, width, math.prod(operands))
+                yield product_row(index, f"{side}_score", SCORE_BITS, scores, nodes * width, operands, time)
             edge_operands = (PROBABILITY_BITS, bits)
-        macs = self._size.edges(self_loops=layer.self_loops) * width
+        edges = self._size.edges(self_loops=layer.self_loops)
+        macs = edges * width
+        time = self._time(aggregate_kind(layer.attention, layer.aggregation), edges, width, math.prod(edge_operands))
         if self._score is not None:
             yield from self._score_product_rows(self._score, macs)
         name = "logits" if self._last else "activation"
         output = 0 if self._last else nodes * width * self.output_bits
         if self._table:
             bits = layer.formats[Component.AGGREGATE].bits
-            yield product_row(index, "aggregate", bits, nodes * width * bits, macs, edge_operands)
-            yield CostRow(index, name, self.output_bits, buffer_bits=output)
+            yield product_row(index, "aggregate", bits, nodes * width * bits, macs, edge_operands, time)
+            time = self._time(LOOKUP, nodes, width, bits)
+            yield CostRow(index, name, self.output_bits, buffer_bits=output, latency_ns=time)
         else:
-            yield product_row(index, name, self.output_bits, output, macs, edge_operands)
+            yield product_row(index, name, self.output_bits, output, macs, edge_operands, time)
 
     def alive(self) -> Iterator[int]:
         """Bits alive in each step of the block: transforms, scores, aggregation, lookup."""

@@ -1,6 +1,6 @@
 """lpgnas: search, train and deploy low-precision graph neural networks, bit-true from PyTorch to ONNX.
 
-`search`, `run` and `open_run` are the command line's stages as Python calls; see `lpgnas.api`. The package imports
+`search`, `run`, `sweep` and `open_run` are the command line as Python calls; see `lpgnas.api`. The package imports
 lazily: a machine without torch can run, check and export an integer program.
 """
 
@@ -10,20 +10,22 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from lpgnas.api import RunResult, open_run, run, search
+    from lpgnas.api import RunResult, SweepResult, open_run, run, search, sweep
     from lpgnas.budget import Budget
     from lpgnas.graph import Graph
 
-__all__ = ["Budget", "Graph", "RunResult", "__version__", "open_run", "run", "search"]
+__all__ = ["Budget", "Graph", "RunResult", "SweepResult", "__version__", "open_run", "run", "search", "sweep"]
 __version__ = "0.1.0"
 
 _HOMES = {
     "Budget": "lpgnas.budget",
     "Graph": "lpgnas.graph",
     "RunResult": "lpgnas.api",
+    "SweepResult": "lpgnas.api",
     "open_run": "lpgnas.api",
     "run": "lpgnas.api",
     "search": "lpgnas.api",
+    "sweep": "lpgnas.api",
 }
 
 

@@ -17,14 +17,16 @@ import os
 import shutil
 import tempfile
 import weakref
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lpgnas.budget import Budget, size_text
+from lpgnas.budget import QUANTITIES, Budget
 from lpgnas.config import RunConfig
 from lpgnas.datasets import graph_from_pyg, graph_to_npz
-from lpgnas.errors import ConfigError, GraphError, RunFolderError
+from lpgnas.errors import ConfigError, GraphError, RunFolderError, UnknownName
 from lpgnas.graph import Graph
 from lpgnas.integer_program import IntegerProgram
 from lpgnas.pipeline import GRAPH, PROGRAM, RECORD, Run
@@ -32,11 +34,13 @@ from lpgnas.progress import standard_error
 from lpgnas.report_files import write_reports
 from lpgnas.results import STAGES
 from lpgnas.spec import ModelSpec
+from lpgnas.sweeps import TABLE, Sweep, SweepConfig, list_key
 
 if TYPE_CHECKING:
+    import pandas as pd
     from torch_geometric.data import Data
 
-_BUDGETS = {"weight_budget": "weight_bits", "buffer_budget": "buffer_bits", "peak_budget": "peak_bits"}
+_BUDGETS = frozenset(one.option for one in QUANTITIES)
 
 
 class RunResult:
@@ -172,14 +176,9 @@ def search(
     graph = given if isinstance(given, Graph) else None
     named = {"dataset": given if isinstance(given, str) else GRAPH, "seed": seed}
     config = RunConfig.of({**named, **_options(options, budget)}).located(Path.cwd())
-    folder = Path(out).absolute() if out is not None else Path(tempfile.mkdtemp(prefix="lpgnas-"))
-    try:
+    with _folder(out) as folder:
         made = RunResult(_run(folder, config, graph, data_root, progress=progress))
         made._through("search")
-    except BaseException:
-        if out is None:
-            shutil.rmtree(folder, ignore_errors=True)
-        raise
     if out is None:
         weakref.finalize(made, shutil.rmtree, folder, ignore_errors=True)
     return made
@@ -219,6 +218,118 @@ def run(
         >>> result.record["stages"]["evaluate"]["accuracy"]["test"]  # doctest: +SKIP
     """
     return search(data, budget, seed, out, data_root=data_root, progress=progress, **options).report()
+
+
+class SweepResult:
+    """A sweep folder; made by `sweep`.
+
+    Attributes:
+        folder: where its runs and tables are. One that `out=None` made lives as long as this object.
+    """
+
+    def __init__(self, made: Sweep) -> None:
+        self._sweep = made
+        self.folder = made.folder
+
+    def __repr__(self) -> str:
+        return f"<SweepResult in {str(self.folder)!r}: {len(self.runs)} runs>"
+
+    @property
+    def runs(self) -> dict[str, RunResult]:
+        """The runs of feasible points by the names of their folders."""
+        points = self._sweep.config.points()
+        return {one.name: RunResult(self._sweep.point_run(one)) for one in points if (self.folder / one.name).exists()}
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """`sweep.csv`: one row a point with its limits, sizes and accuracies."""
+        import pandas as pd
+
+        return pd.read_csv(self.folder / TABLE, dtype_backend="numpy_nullable")
+
+
+def sweep(
+    data: str | os.PathLike[str] | Graph | Data,
+    budgets: Mapping[str, Sequence[str | int]] | None = None,
+    seeds: Sequence[int] = (0,),
+    out: str | os.PathLike[str] | None = None,
+    *,
+    data_root: str | os.PathLike[str] | None = None,
+    progress: bool = False,
+    **options: Any,  # noqa: ANN401 - one a field of `RunConfig`, checked there
+) -> SweepResult:
+    """Whole runs over every combination of budgets and seeds; those of a seed share a teacher and a supernet.
+
+    Args:
+        data: as `search`.
+        budgets: limits by the names of `Budget`'s arguments, each a list; None for none.
+        seeds: of searches and trainings.
+        out: the sweep folder, which may hold an interrupted sweep of the same options; None as `search`.
+        data_root: as `search`.
+        progress: as `search`.
+        **options: as `search`.
+
+    Returns:
+        The sweep, with every feasible point done.
+
+    Raises:
+        InfeasibleBudget: no point is feasible.
+        CheckFailed: the forms of a model disagree.
+        InputError: as `search`.
+
+    Example:
+        >>> import lpgnas
+        >>> budgets = {"weights": ["1KiB", "2KiB"], "buffers": ["60KiB"]}
+        >>> made = lpgnas.sweep("cora", budgets, seeds=(0, 1), out="sweeps/cora")  # doctest: +SKIP
+        >>> made.table[["name", "weight_bits", "test_accuracy"]]  # doctest: +SKIP
+    """
+    given = _name_or_graph(data)
+    graph = given if isinstance(given, Graph) else None
+    keys = {one.keyword: list_key(one) for one in QUANTITIES}
+    lists: dict[str, object] = {"seeds": list(seeds)}
+    for keyword, sizes in (budgets or {}).items():
+        if keyword not in keys:
+            raise UnknownName("limit", keyword, keys)
+        lists[keys[keyword]] = list(sizes)
+    named = {"dataset": given if isinstance(given, str) else GRAPH}
+    config = SweepConfig.of({**named, **_options(options, None), **lists}).located(Path.cwd())
+    with _folder(out) as folder:
+        made = SweepResult(_sweep(folder, config, graph, data_root, progress=progress))
+    if out is None:
+        weakref.finalize(made, shutil.rmtree, folder, ignore_errors=True)
+    return made
+
+
+def _sweep(
+    folder: Path,
+    config: SweepConfig,
+    graph: Graph | None,
+    data_root: str | os.PathLike[str] | None,
+    *,
+    progress: bool,
+) -> Sweep:
+    root = None if data_root is None else Path(data_root)
+    with tempfile.TemporaryDirectory(prefix="lpgnas-") as staging:
+        file = None
+        if graph is not None:
+            file = Path(staging) / GRAPH
+            graph_to_npz(graph, file)
+            config = replace(config, base=replace(config.base, dataset=GRAPH))
+        made = Sweep(folder, config, root, standard_error(quiet=not progress), file)
+        made.run()
+    return made
+
+
+@contextmanager
+def _folder(out: str | os.PathLike[str] | None) -> Iterator[Path]:
+    """The folder of a result: the one named, or a temporary one that an error takes with it."""
+    folder = Path(out).absolute() if out is not None else Path(tempfile.mkdtemp(prefix="lpgnas-"))
+    try:
+        yield folder
+    except BaseException:
+        if out is None:
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
 
 
 def open_run(
@@ -281,7 +392,6 @@ def _options(options: dict[str, Any], budget: Budget | None) -> dict[str, Any]:
     """Options by the names of `RunConfig`, with the budget among them."""
     for name in {"dataset", *_BUDGETS} & set(options):
         raise ConfigError(f"give {name} as {'data' if name == 'dataset' else 'budget=lpgnas.Budget(...)'}")
-    limits = {name: getattr(budget, size) for name, size in _BUDGETS.items()} if budget is not None else {}
-    texts = {name: size_text(bits) for name, bits in limits.items() if bits is not None}
+    texts = {} if budget is None else budget.options()
     paths = {name: os.fspath(value) for name, value in options.items() if isinstance(value, os.PathLike)}
     return {**options, **paths, **texts}

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lpgnas import __version__
+from lpgnas.budget import QUANTITIES
 from lpgnas.config import RunConfig
 from lpgnas.errors import CheckFailed, ConfigError, LpgnasError
 from lpgnas.results import read_text, write_atomic
@@ -26,9 +27,8 @@ _HELP = {
     "protocol": "public, full, shchur or own; default: the dataset's own",
     "split_seed": "seed of a drawn split",
     "inductive": "validation and test nodes are absent in training",
-    "weight_budget": "most that the model may store, e.g. 3KiB",
-    "buffer_budget": "most that its intermediate tensors may take together, e.g. 60KiB",
-    "peak_budget": "most that may be alive at once, features and logits included",
+    **{one.option: one.help for one in QUANTITIES},
+    "latency_table": "times of operations, a JSON file (docs/budgets.md)",
     "seed": "of search and training",
     "strategy": "how the search finds candidates: feasible (supernet, then draws that learn) or random",
     "candidates": "feasible models that the search trains",
@@ -42,7 +42,11 @@ _HELP = {
     "reference_seeds": "trainings of the full-precision GCN-16 for the report",
     "threads": "of torch",
     "spec": "train this spec.json instead of a searched one",
+    "teacher_file": "learn from this teacher (of `lpgnas sweep`) instead of training one",
+    "supernet_file": "take the losses of this supernet.csv instead of training a supernet",
 }
+_SINGLE = frozenset({*(one.option for one in QUANTITIES), "seed", "spec", "teacher_file", "supernet_file"})
+"""Options of a run that a sweep has lists for, or does not take."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -81,6 +85,12 @@ def _parser() -> argparse.ArgumentParser:
         made = _command(commands, name, text, command)
         _add_config(made)
         made.add_argument("--out", type=Path, required=True, help="the run folder")
+    made = _command(commands, "sweep", "runs over every combination of budgets and seeds, into a new folder", _sweep)
+    _add_config(made, without=_SINGLE)
+    for one in QUANTITIES:
+        made.add_argument(f"{one.flag}s", nargs="+", metavar="LIMIT", help=f"each: {one.help}")
+    made.add_argument("--seeds", nargs="+", type=int, help="each: of search and training")
+    made.add_argument("--out", type=Path, required=True, help="the sweep folder")
     for name, text in (
         ("train", "train the searched model"),
         ("lower", "lower the trained model to integers"),
@@ -99,6 +109,7 @@ def _parser() -> argparse.ArgumentParser:
     cost = _command(commands, "cost", "what a model costs on a graph, as a table or JSON", _cost)
     cost.add_argument("spec", type=Path, help="a spec.json or a program.npz")
     cost.add_argument("--dataset", required=True, help=_HELP["dataset"])
+    cost.add_argument("--latency-table", type=Path, help=_HELP["latency_table"])
     cost.add_argument("--json", action="store_true", help="print JSON instead of the table")
     bench = _command(commands, "bench", "latency of a run's program beside PyG and torch in float32", _bench)
     bench.add_argument("run", type=Path, help="a run folder")
@@ -125,9 +136,11 @@ def _command(
     return made
 
 
-def _add_config(parser: argparse.ArgumentParser) -> None:
+def _add_config(parser: argparse.ArgumentParser, without: frozenset[str] = frozenset()) -> None:
     parser.add_argument("--config", type=Path, help="a TOML file with these options as keys; flags win over it")
     for item in fields(RunConfig):
+        if item.name in without:
+            continue
         flag = "--" + item.name.replace("_", "-")
         if item.type == "bool":
             parser.add_argument(flag, action=argparse.BooleanOptionalAction, default=None, help=_HELP[item.name])
@@ -139,9 +152,9 @@ def _add_config(parser: argparse.ArgumentParser) -> None:
 def _config(options: argparse.Namespace) -> RunConfig | None:
     """The config that a file and flags say; None if neither says anything (the folder's own counts)."""
     given = {f.name: getattr(options, f.name) for f in fields(RunConfig) if getattr(options, f.name) is not None}
-    for name in ("weight_budget", "buffer_budget", "peak_budget"):
-        if given.get(name) == "":
-            raise ConfigError(f"--{name.replace('_', '-')} is empty; write a size such as 3KiB")
+    for one in QUANTITIES:
+        if given.get(one.option) == "":
+            raise ConfigError(f"{one.flag} is empty; {one.scale.advice}")
     if options.config is not None:
         base = RunConfig.from_toml(read_text(options.config)).located(options.config.parent)
         return RunConfig(**{**base.__dict__, **given}).located(Path.cwd())
@@ -173,6 +186,25 @@ def _run(options: argparse.Namespace) -> None:
 
 def _search(options: argparse.Namespace) -> None:
     _open(options, options.out, _config(options)).run_stage("search")
+
+
+def _sweep(options: argparse.Namespace) -> None:
+    from lpgnas.progress import standard_error
+    from lpgnas.sweeps import REPORT, Sweep, SweepConfig, list_key
+
+    names = [item.name for item in fields(RunConfig) if item.name not in _SINGLE]
+    names += ["seeds", *(list_key(one) for one in QUANTITIES)]
+    given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
+    config = None
+    if options.config is not None:
+        base = SweepConfig.from_toml(read_text(options.config)).located(options.config.parent)
+        given = {**base.options(), **given}
+    if given:
+        if "dataset" not in given:
+            raise ConfigError("--dataset is missing; `lpgnas datasets` lists the names")
+        config = SweepConfig.of(given).located(Path.cwd())
+    Sweep(options.out, config, options.data_root, standard_error(quiet=options.quiet)).run()
+    sys.stdout.write(read_text(options.out / REPORT))
 
 
 def _stage(name: str) -> Callable[[argparse.Namespace], None]:
@@ -221,6 +253,7 @@ def _predict(options: argparse.Namespace) -> None:
 
 
 def _cost(options: argparse.Namespace) -> None:
+    from lpgnas.cost_models.latency import LatencyTable
     from lpgnas.cost_models.program_cost import program_cost
     from lpgnas.cost_models.rows import GraphSize
     from lpgnas.cost_models.spec_cost import spec_cost
@@ -229,12 +262,16 @@ def _cost(options: argparse.Namespace) -> None:
     from lpgnas.spec import ModelSpec
 
     graph = load_dataset(options.dataset, options.data_root, require_labels=False)
-    size = GraphSize(graph.num_nodes, graph.num_edges)
+    size = GraphSize.of(graph)
+    latency = None if options.latency_table is None else LatencyTable.load(options.latency_table)
     is_program = options.spec.suffix == ".npz"
     model = load_program(options.spec) if is_program else ModelSpec.from_json(read_text(options.spec))
     if model.num_features != graph.num_features:
         raise ConfigError(f"{options.spec} reads {model.num_features} features, {graph.name} has {graph.num_features}")
-    cost = spec_cost(model, size) if isinstance(model, ModelSpec) else program_cost(model, size)
+    if isinstance(model, ModelSpec):
+        cost = spec_cost(model, size, latency=latency)
+    else:
+        cost = program_cost(model, size, latency=latency)
     totals = "\n".join(f"{name:>24} {value:>16,}" for name, value in cost.totals().items())
     sys.stdout.write(cost.to_json() if options.json else f"{cost.table().to_string(index=False)}\n\n{totals}\n")
 

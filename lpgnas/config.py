@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 import tomllib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from lpgnas.budget import Budget
 from lpgnas.errors import ConfigError
 
 STRATEGIES = ("feasible", "random")
+PATHS = ("spec", "latency_table", "teacher_file", "supernet_file")
+"""Options that name a file."""
 MAX_SEED = 1_000_000
 MAX_THREADS = 256
 
@@ -30,6 +33,10 @@ class RunConfig:
         weight_budget: size text such as `3KiB`, or empty for none.
         buffer_budget: likewise.
         peak_budget: likewise.
+        mac_budget: count text such as `2M`, or empty for none.
+        bop_budget: likewise.
+        latency_budget: time text such as `2ms`, or empty for none; needs a `latency_table`.
+        latency_table: path of a table of measured operations (docs/budgets.md), or empty; relative as `dataset`.
         seed: of search and training.
         strategy: `feasible` (supernet, then draws that learn from real trainings) or `random` (uniform feasible draws).
         candidates: feasible specs that the search trains.
@@ -44,6 +51,10 @@ class RunConfig:
         reference_seeds: trainings of the full-precision GCN-16 for the report.
         threads: of torch.
         spec: path of a `spec.json` to train instead of a searched one, or empty; relative as `dataset`.
+        teacher_file: path of a teacher to learn from instead of training one (`lpgnas sweep` makes it), or empty;
+            relative as `dataset`.
+        supernet_file: path of a `supernet.csv` whose losses are taken instead of training a supernet, or empty;
+            likewise.
     """
 
     dataset: str
@@ -53,6 +64,10 @@ class RunConfig:
     weight_budget: str = ""
     buffer_budget: str = ""
     peak_budget: str = ""
+    mac_budget: str = ""
+    bop_budget: str = ""
+    latency_budget: str = ""
+    latency_table: str = ""
     seed: int = 0
     strategy: str = "feasible"
     candidates: int = 16
@@ -66,6 +81,8 @@ class RunConfig:
     reference_seeds: int = 3
     threads: int = 1
     spec: str = ""
+    teacher_file: str = ""
+    supernet_file: str = ""
 
     def __post_init__(self) -> None:
         for name, least in (("candidates", 1), ("epochs", 5), ("restarts", 1), ("reference_seeds", 0), ("threads", 1)):
@@ -83,18 +100,24 @@ class RunConfig:
             raise ConfigError(f"learning_rate is {self.learning_rate}; it must be above 0 and below 10")
         if not 0.0 <= self.distillation_weight <= 1.0:
             raise ConfigError(f"distillation_weight is {self.distillation_weight}; it must be in 0 to 1")
-        self.budget()
+        self._check_limits()
+
+    def _check_limits(self) -> None:
+        if "latency_ns" in self.budget() and not self.latency_table:
+            raise ConfigError(
+                f"latency_budget is {self.latency_budget!r} without a latency_table; give one with --latency-table"
+            )
 
     def budget(self) -> Budget:
         """The parsed budgets."""
-        return Budget.parse(self.weight_budget or None, self.buffer_budget or None, self.peak_budget or None)
+        return Budget.of_options(asdict(self))
 
     def to_toml(self) -> str:
         """One `key = value` line each."""
         lines = []
         for name, value in asdict(self).items():
             text = str(value).lower() if isinstance(value, bool) else repr(value)
-            lines.append(f"{name} = {_toml_string(value) if isinstance(value, str) else text}")
+            lines.append(f"{name} = {toml_string(value) if isinstance(value, str) else text}")
         return "\n".join(lines) + "\n"
 
     @classmethod
@@ -130,13 +153,14 @@ class RunConfig:
 
     def located(self, folder: Path) -> RunConfig:
         """The same with relative paths taken from `folder`."""
-        spec = str(folder.absolute() / self.spec) if self.spec else ""
-        if not self.dataset.endswith(".npz"):
-            return replace(self, spec=spec)
-        return replace(self, dataset=str(folder.absolute() / self.dataset), spec=spec)
+        names = [*PATHS, "dataset"] if self.dataset.endswith(".npz") else PATHS
+        # lexically, so that `..` works from a folder that is not there yet
+        paths = {name: os.path.normpath(folder.absolute() / path) for name in names if (path := getattr(self, name))}
+        return RunConfig(**asdict(self) | paths)
 
 
-def _toml_string(text: str) -> str:
+def toml_string(text: str) -> str:
+    """`text` as a TOML string."""
     escaped = text.replace("\\", "\\\\").replace('"', '\\"')
     control = re.compile("[\x00-\x1f\x7f]")  # TOML wants them escaped
     return '"' + control.sub(lambda found: f"\\u{ord(found.group()):04x}", escaped) + '"'

@@ -46,6 +46,10 @@ class LoweringError(InputError):
     """A trained model that cannot become an exact integer program."""
 
 
+class LatencyTableError(InputError):
+    """A latency table that is malformed, or lacks what is asked of it."""
+
+
 class ExportError(InputError):
     """A program that a target cannot hold exactly."""
 
@@ -71,7 +75,15 @@ class DegreeError(InputError):
 
 
 class InfeasibleBudget(InputError):
-    """A budget that no model of the search space can meet."""
+    """A budget that no model of the search space can meet.
+
+    Attributes:
+        smallest: flags of the smallest feasible budget, or empty where it is not known.
+    """
+
+    def __init__(self, message: str, smallest: str = "") -> None:
+        super().__init__(message)
+        self.smallest = smallest
 
 
 class CheckFailed(LpgnasError):

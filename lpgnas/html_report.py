@@ -90,7 +90,7 @@ def _tiles(facts: RunFacts) -> list[Html]:
         tiles.append(_tile("test accuracy", facts.accuracies[0][1], f"split “{facts.dataset['protocol']}”"))
     for size in facts.sizes[:2]:
         under = "no budget" if size.limit is None else f"of {size.limit_text}: {size.share}"
-        tiles.append(_tile(size.what, format_bits(size.bits), under))
+        tiles.append(_tile(size.what, size.text, under))
     if "verify" in facts.stages:
         comparisons = facts.stages["verify"]["comparisons"]
         mismatches = sum(item["mismatches"] for item in comparisons)
@@ -120,21 +120,15 @@ def _budget(facts: RunFacts) -> Html:
     if not facts.sizes:
         given = element("p", f"Budget: {facts.budget}.")
         return joined(given, _waiting("lower"))
-    meanings = {
-        "weights": "packed weights, biases, tables and shifts",
-        "buffers": "every intermediate tensor between features and logits",
-        "peak": "the most that is alive at once, features and logits included",
-    }
     rows = []
     for size in facts.sizes:
-        share = None if size.limit is None else min(100.0, 100.0 * size.bits / size.limit)
-        used = (
-            f"{format_bits(size.bits)} of {size.limit_text}" if size.limit else f"{format_bits(size.bits)}, no budget"
-        )
-        over = size.limit is not None and size.bits > size.limit
+        share = None if size.limit is None else min(100.0, 100.0 * size.amount / size.limit)
+        used = f"{size.text} of {size.limit_text}" if size.limit else f"{size.text}, no budget"
+        over = size.limit is not None and size.amount > size.limit
         fill = element("span", class_="over" if over else None, style=f"width:{0.0 if share is None else share:.2f}%")
         bar = element("div", fill, class_="bar" if share is not None else "bar open")
-        label = element("div", element("strong", size.what), " ", element("span", meanings[size.what], class_="quiet"))
+        meaning = element("span", size.quantity.meaning, class_="quiet")
+        label = element("div", element("strong", size.what), " ", meaning)
         value = element("div", element("span", used), _share(size.share), class_="used")
         rows.append(element("div", element("div", label, value, class_="line"), bar, class_="size"))
     lowered = facts.stages["lower"]
@@ -271,7 +265,7 @@ def _candidates(facts: RunFacts) -> Html:
     )
     if refused:
         told += f" {refused} without an exact integer form are not drawn."
-    for panel, limit in zip(panels, (facts.budget.weight_bits, facts.budget.buffer_bits), strict=False):
+    for panel, limit in zip(panels, map(facts.budget.get, ("weight_bits", "buffer_bits")), strict=False):
         if limit is not None and panel.limit is None:
             told += f" The budget of {panel.title}, {format_bits(limit)}, lies to the right of the plot."
     plots = element("div", *(pareto_svg(panel) for panel in panels), class_="pair")
@@ -342,6 +336,7 @@ _TITLES = {
     "macs": "MACs",
     "bops": "BOPs",
     "mixq_bitops": "MixQ BitOPs",
+    "latency_ns": "ns",
 }
 
 
@@ -360,7 +355,7 @@ def _cost_cell(name: str, text: str) -> object:
         return "model" if text == "-1" else text
     if name == "what":
         return text.replace("_", " ")
-    number = float(text)
+    number = float(text or 0)
     if number == 0.0:
         return element("span", "–", class_="quiet")
     return format_bits(int(number)) if name in ("weight_bits", "buffer_bits") else f"{number:,.0f}"

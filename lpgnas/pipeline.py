@@ -17,7 +17,9 @@ import torch
 from torch import Tensor
 
 from lpgnas import __version__
+from lpgnas.budget import QUANTITIES
 from lpgnas.config import RunConfig
+from lpgnas.cost_models.latency import LatencyTable
 from lpgnas.cost_models.program_cost import program_cost
 from lpgnas.cost_models.spec_cost import spec_cost
 from lpgnas.errors import CheckFailed, InfeasibleBudget, LoweringError, LpgnasError, RunFolderError, SpecError
@@ -55,13 +57,14 @@ from lpgnas.strategy import (
     Selection,
     Task,
     Trial,
-    draw_candidates,
     refusal,
+    require_feasible,
     search,
     selection_score,
 )
 from lpgnas.supernet import SupernetStep
-from lpgnas.teachers import soft_labels
+from lpgnas.teacher_file import read_teacher
+from lpgnas.teachers import TeacherSettings, soft_labels
 from lpgnas.training import TrainedModel, TrainingSettings, train_model
 from lpgnas.trials import TrialTable, read_supernet, supernet_csv
 from lpgnas.verification import Comparison, Form, forms_of, unseen_graphs, verify_forms
@@ -69,6 +72,7 @@ from lpgnas.verification import Comparison, Form, forms_of, unseen_graphs, verif
 RECORD, CONFIG, SPEC = "record.json", "config.toml", "spec.json"
 CANDIDATES, SUPERNET = "candidates.csv", "supernet.csv"
 MODEL, PROGRAM, COSTS = "model.safetensors", "program.npz", "costs.csv"
+LATENCY = "latency_table.json"
 ONNX_INT, QONNX = "model.int.onnx", "model.qonnx.onnx"
 EVALUATE_EVERY = 4
 """Epochs between evaluations in a run; a training of 200 loses nothing by looking half as often as every second."""
@@ -112,13 +116,14 @@ class Run:
             if kept.exists() and read_file(kept) != self._graph_file:
                 raise RunFolderError(f"{folder} holds a run on another graph; choose another folder with --out")
             located = replace(located, dataset=str(graph_file))
-        self._spec_file = Path(located.spec)
+        self._located = located
         self.prepared = prepare(located, data_root)
         record = self.record()
         # an unfinished search on another graph starts anew; what ended cannot be gone on with
         if record["stages"] and record["dataset"]["graph_sha256"] != graph_fingerprint(self.prepared.graph):
             raise CheckFailed(f"the graph {self.prepared.graph.name} is not the one that {folder} was made on")
         self._teacher: Tensor | None = None
+        self.latency = self._latency_table()
         remove_leftovers(folder)
 
     def _owned_config(self, config: RunConfig | None) -> RunConfig:
@@ -253,24 +258,46 @@ class Run:
             max_degree=prepared.max_degree,
             teacher=self.teacher(),
             settings=self.training_settings(),
+            latency=self.latency,
         )
 
     def teacher(self) -> Tensor | None:
-        """Soft labels of the training graph, or None without distillation."""
+        """Soft labels of the training graph, or None without distillation.
+
+        Raises:
+            RunFolderError: `teacher_file` cannot be read, or was made for something else.
+        """
+        if self.config.distillation and self._teacher is None and self.config.teacher_file:
+            path = Path(self._located.teacher_file)
+            self._teacher = read_teacher(path, self.teacher_key())
+            if self._teacher is None:
+                raise RunFolderError(f"{path} holds the teacher of another graph, split, seed, training or version")
         if self.config.distillation and self._teacher is None:
             progress = Progress("teacher", 1, self._stream)
             space = self.space()
             self._teacher = soft_labels(
                 self.prepared.data,
+                self._teacher_settings(),
                 self.config.seed,
-                # half the epochs teach as well: soft labels need no last percent
-                epochs=max(1, self.config.epochs // 2),
-                learning_rate=self.config.learning_rate,
                 row_normalize=space.row_normalize,
                 num_classes=space.num_classes,
             )
             progress.advance()
         return self._teacher
+
+    def _teacher_settings(self) -> TeacherSettings:
+        # half the epochs teach as well: soft labels need no last percent
+        return TeacherSettings(max(1, self.config.epochs // 2), self.config.learning_rate)
+
+    def teacher_key(self) -> str:
+        """Hash of all that decides the teacher."""
+        config, space = self.config, self.space()
+        return key_of(
+            graph_fingerprint(self.prepared.graph),
+            (self.prepared.split.protocol, config.split_seed, config.inductive, config.seed, config.threads),
+            self._teacher_settings(),
+            (space.row_normalize, space.num_classes),
+        )
 
     def space(self) -> SearchSpace:
         """What the search draws from; its input format follows from the features that training may see."""
@@ -291,14 +318,12 @@ class Run:
         config = self.config
         settings = SearchSettings(config.strategy, config.candidates, _rungs(config.epochs), config.supernet_steps)
         space, budget = self.space(), config.budget()
-        # an infeasible budget is refused before the first file is written
-        draw_candidates(space, budget, self.prepared.size, 1, config.seed)
+        require_feasible(space, budget, self.prepared.size, self.latency)  # before the first file is written
+        shared = self._shared_supernet(space)
         files = self._save_inputs()
         self._begin_search(space)
         table = TrialTable(self.folder / CANDIDATES)
-        supernet = read_supernet(self.folder / SUPERNET, space)
-        if supernet is not None and len(supernet) != config.supernet_steps:
-            supernet = None  # of another search
+        supernet = self._kept_supernet(space, shared)
         task = self.task()
         progress = Progress("search", settings.steps(), self._stream)
         progress.advance(len(supernet or ()))
@@ -344,15 +369,58 @@ class Run:
         files = self._save(CONFIG, self.config.to_toml())
         if self.config.dataset == GRAPH:
             files |= self._save(GRAPH, self._graph_file or read_file(self.folder / GRAPH))
+        if self.latency is not None:
+            files |= self._save(LATENCY, self.latency.to_json())
         return files
+
+    def _latency_table(self) -> LatencyTable | None:
+        """The table of the config: the copy of the search, or before it the file that the config names."""
+        path, kept = self._located.latency_table, self.folder / LATENCY
+        if not path:
+            return None
+        digest = self.record()["stages"].get("search", {}).get("files", {}).get(LATENCY)
+        unharmed = digest is not None and kept.exists() and sha256(read_file(kept)) == digest
+        return LatencyTable.load(kept if unharmed else Path(path))
+
+    def _shared_supernet(self, space: SearchSpace) -> list[SupernetStep] | None:
+        """The steps in `supernet_file`, or None where the config names none; a `teacher_file` is read too.
+
+        Raises:
+            RunFolderError: one is missing, damaged, or of something else.
+        """
+        config = self.config
+        if config.teacher_file:
+            self.teacher()
+        if not config.supernet_file or config.strategy != "feasible":
+            return None
+        path = Path(self._located.supernet_file)
+        steps = read_supernet(path, space)
+        if steps is None or len(steps) != config.supernet_steps:
+            raise RunFolderError(f"{path} does not hold {config.supernet_steps} supernet steps of this search space")
+        return steps
+
+    def _kept_supernet(
+        self, space: SearchSpace, shared: Sequence[SupernetStep] | None
+    ) -> Sequence[SupernetStep] | None:
+        """The steps that the search need not train: shared ones, which are kept too, or those of an earlier call."""
+        if shared is not None:
+            self._save(SUPERNET, supernet_csv(space, shared))
+            return shared
+        steps = read_supernet(self.folder / SUPERNET, space)
+        return steps if steps is not None and len(steps) == self.config.supernet_steps else None
+
+    def _given_hashes(self) -> list[str]:
+        """Hashes of the files that decide a search."""
+        paths = (self._located.teacher_file, self._located.supernet_file)
+        latency = [] if self.latency is None else [sha256(self.latency.to_json().encode())]
+        return [sha256(read_file(Path(path))) for path in paths if path] + latency
 
     def _begin_search(self, space: SearchSpace) -> None:
         """Keep only trials and supernet steps of this very search: others would decide it.
 
         The record holds a key of all that decides them before the first is made.
         """
-        facts = [self.config.to_toml(), graph_fingerprint(self.prepared.graph), repr(space)]
-        key = sha256("\n".join([*facts, __version__, str(sorted(package_versions().items()))]).encode())
+        key = key_of(self.config.to_toml(), graph_fingerprint(self.prepared.graph), space, self._given_hashes())
         record = self.record()
         written = record["stages"].get("search", {}).get("files", {})
         for name in (CANDIDATES, SUPERNET):
@@ -366,7 +434,7 @@ class Run:
             write_atomic(self.folder / RECORD, sealed(record | self._facts() | {"search_key": key}))
 
     def _given_spec(self) -> ModelSpec:
-        spec = ModelSpec.from_json(read_text(self._spec_file))
+        spec = ModelSpec.from_json(read_text(Path(self._located.spec)))
         graph = self.prepared.graph
         if (spec.num_features, spec.num_classes) != (graph.num_features, graph.num_classes):
             raise SpecError(
@@ -374,10 +442,10 @@ class Run:
                 f"{graph.name} has {graph.num_features} and {graph.num_classes}"
             )
         refuse_float(spec)
-        cost, budget = spec_cost(spec, self.prepared.size), self.config.budget()
-        excess = budget.excess(weight_bits=cost.weight_bits, buffer_bits=cost.buffer_bits, peak_bits=cost.peak_bits)
+        cost, budget = spec_cost(spec, self.prepared.size, latency=self.latency), self.config.budget()
+        excess = budget.excess(cost)
         if excess:
-            needs = ", ".join(f"{name} {getattr(cost, name)}" for name in excess)
+            needs = ", ".join(f"{name} {cost.quantity(name)}" for name in excess)
             raise InfeasibleBudget(f"{self.config.spec} does not fit the budget ({budget}): it needs {needs}")
         return spec
 
@@ -436,15 +504,15 @@ class Run:
             max_degree=prepared.max_degree,
             metadata={"dataset": prepared.graph.name, "protocol": prepared.split.protocol, "lpgnas": __version__},
         )
-        cost = program_cost(program, prepared.size)
+        cost = program_cost(program, prepared.size, latency=self.latency)
         budget = self.config.budget()
-        excess = budget.excess(weight_bits=cost.weight_bits, buffer_bits=cost.buffer_bits, peak_bits=cost.peak_bits)
+        excess = budget.excess(cost)
         if excess:
             raise CheckFailed(f"the lowered program passes its budget ({budget}) in {', '.join(excess)}")
         files = self._save(PROGRAM, to_bytes(program))
         files |= self._save(COSTS, cost.table().to_csv(index=False, lineterminator="\n"))
-        sizes = {name: int(getattr(cost, name)) for name in ("weight_bits", "buffer_bits", "peak_bits", "macs", "bops")}
-        sizes["node_coefficient_bits"] = int(cost.node_coefficient_bits)
+        counted = [one.name for one in QUANTITIES if one.name in cost.totals()]
+        sizes = {name: cost.quantity(name) for name in (*counted, "node_coefficient_bits")}
         self._finish("lower", files, started, max_degree=prepared.max_degree, **sizes)
 
     def program(self) -> IntegerProgram:
@@ -554,6 +622,12 @@ def fake_quant_form(model: QuantizedModel, program: IntegerProgram) -> Form:
             return np.ldexp(exact(tensors).numpy(), program.logits.fraction)
 
     return form
+
+
+def key_of(*facts: object) -> str:
+    """Hash of facts that decide a result, with the versions of what computes it."""
+    versions = str(sorted(package_versions().items()))
+    return sha256("\n".join([*(f if isinstance(f, str) else repr(f) for f in facts), __version__, versions]).encode())
 
 
 def _rungs(epochs: int) -> tuple[Rung, ...]:

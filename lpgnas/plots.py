@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import io
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from lpgnas.budget import format_bits
@@ -48,7 +49,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Panel:
-    """Selection accuracy over one size.
+    """Accuracy over one size.
 
     Attributes:
         title: which size.
@@ -58,6 +59,7 @@ class Panel:
         front: corners of the Pareto front, from the smallest to the most accurate.
         limit: the budget, None without one or far to the right of every point.
         limit_label: the budget for people.
+        kinds: what each kind of point means, for the legend.
     """
 
     title: str
@@ -67,6 +69,18 @@ class Panel:
     front: tuple[tuple[float, float], ...]
     limit: float | None
     limit_label: str
+    kinds: Mapping[Kind, str] = field(default_factory=lambda: KINDS)
+
+
+@dataclass(frozen=True)
+class Mark:
+    """What becomes a point: its size in bits, its accuracy (0 to 1), how it is drawn, and what a reader is told."""
+
+    number: int
+    bits: int
+    accuracy: float
+    kind: Kind
+    told: str
 
 
 def pareto_front(points: list[tuple[float, float]]) -> tuple[tuple[float, float], ...]:
@@ -84,30 +98,49 @@ def pareto_panels(facts: RunFacts) -> tuple[Panel, ...]:
     if not shown:
         return ()
     shown.sort(key=lambda one: (one.number == facts.winner, one.rung, one.number))
-    budget = facts.budget
+    last_rung = max(one.rung for one in shown)
+
+    def mark(one: CandidateFacts, title: str, bits: int) -> Mark:
+        kind: Kind = "chosen" if one.number == facts.winner else "final" if one.rung == last_rung else "early"
+        told = f"candidate {one.number}: {percent(one.accuracy)} after {one.epochs} epochs, {title} {format_bits(bits)}"
+        return Mark(one.number, bits, one.accuracy, kind, told)
+
+    label = "selection accuracy, %"
     return (
-        _panel("weights", [one.weight_bits for one in shown], shown, budget.weight_bits, facts.winner),
-        _panel("buffers", [one.buffer_bits for one in shown], shown, budget.buffer_bits, facts.winner),
+        size_panel(
+            "weights", label, [mark(a, "weights", a.weight_bits) for a in shown], facts.budget.get("weight_bits")
+        ),
+        size_panel(
+            "buffers", label, [mark(a, "buffers", a.buffer_bits) for a in shown], facts.budget.get("buffer_bits")
+        ),
     )
 
 
-def _panel(title: str, sizes: list[int], shown: list[CandidateFacts], limit: int | None, winner: int | None) -> Panel:
+def front_panel(title: str, label: str, sizes: Sequence[int], accuracies: Sequence[float], what: str) -> Panel:
+    """Accuracies (0 to 1) over sizes in bits, those that no other one beats drawn full; `what` is a point's name."""
+    pairs = [(float(bits), accuracy) for bits, accuracy in zip(sizes, accuracies, strict=True)]
+    front = set(pareto_front(pairs))
+    marks = [
+        Mark(k, bits, accuracy, "final" if (float(bits), accuracy) in front else "early", f"{what} {k}")
+        for k, (bits, accuracy) in enumerate(zip(sizes, accuracies, strict=True))
+    ]
+    marks.sort(key=lambda mark: mark.kind == "final")
+    kinds: dict[Kind, str] = {"early": what, "final": f"{what} on the front"}
+    return replace(size_panel(title, label, marks, None), kinds=kinds)
+
+
+def size_panel(title: str, label: str, marks: Sequence[Mark], limit: int | None) -> Panel:
+    """Marks over a size; the last one lies on top."""
+    sizes = [mark.bits for mark in marks]
     near = limit is not None and limit <= 2 * max(sizes)
     reach = max(sizes) if limit is None or not near else max(limit, *sizes)
     unit = format_bits(reach).split()[1]
     scale = {"B": 8, "KiB": 8 << 10, "MiB": 8 << 20, "GiB": 8 << 30}[unit]
-    last_rung = max(one.rung for one in shown)
-    points = []
-    for one, bits in zip(shown, sizes, strict=True):
-        kind: Kind = "chosen" if one.number == winner else "final" if one.rung == last_rung else "early"
-        label = (
-            f"candidate {one.number}: {percent(one.accuracy)} after {one.epochs} epochs, {title} {format_bits(bits)}"
-        )
-        points.append(Point(one.number, bits / scale, 100 * one.accuracy, kind, label))
+    points = [Point(one.number, one.bits / scale, 100 * one.accuracy, one.kind, one.told) for one in marks]
     return Panel(
         title=title,
         x=_axis(f"{title}, {unit}", [min(sizes) / scale, reach / scale]),
-        y=_axis("selection accuracy, %", [point.y for point in points], most=100.0),
+        y=_axis(label, [point.y for point in points], most=100.0),
         points=tuple(points),
         front=pareto_front([(point.x, point.y) for point in points]),
         limit=limit / scale if limit is not None and near else None,
@@ -175,7 +208,7 @@ def _draw(axes: Axes, panel: Panel, *, first: bool) -> None:
         )
     x, y = zip(*panel.front, strict=True)
     axes.step(x, y, where="post", color=_INK, linewidth=1.2, alpha=0.7, label="Pareto front" if first else None)
-    for kind, what in KINDS.items():
+    for kind, what in panel.kinds.items():
         part = [point for point in panel.points if point.kind == kind]
         style: dict[str, Any] = {"s": 34, "color": _COLOURS[kind], "zorder": 3}
         if kind == "early":

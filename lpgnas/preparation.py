@@ -48,7 +48,7 @@ class Prepared:
     @property
     def size(self) -> GraphSize:
         """Nodes and edges that costs are counted for."""
-        return GraphSize(self.graph.num_nodes, self.graph.num_edges)
+        return GraphSize.of(self.graph)
 
 
 def default_max_degree(graph: Graph) -> int:

@@ -30,7 +30,8 @@ COST_ORDER = (
     "message_format",
 )
 """Genes that decide the cost come first, so that a dear branch is cut early. The activations come before all: only
-while they are fixed is the cheapest option of every other gene the cheapest for the peak as well."""
+while they are fixed is the cheapest option of every other gene the cheapest for the peak as well. Attentions come
+before aggregations, which some of them decide."""
 
 
 def worth(choices: Choices, preferences: Preferences) -> float:

@@ -78,7 +78,7 @@ def _model(spec: ModelSpec) -> str:
 
 def _sizes(facts: RunFacts) -> str:
     lowered = facts.stages["lower"]
-    rows = [[size.what, format_bits(size.bits), size.limit_text, size.share] for size in facts.sizes]
+    rows = [[size.what, size.text, size.limit_text, size.share] for size in facts.sizes]
     rows.append(["node coefficients (apart)", format_bits(lowered["node_coefficient_bits"]), "", ""])
     proved = (
         f"\n{lowered['macs']:,} MACs, {lowered['bops']:,} BOPs; proved for in-degrees up to {lowered['max_degree']}.\n"

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lpgnas.budget import Budget, format_bits
+from lpgnas.budget import COUNT, QUANTITIES, Budget, Quantity
 from lpgnas.errors import RunFolderError
 from lpgnas.results import STAGES, read_record, read_text
 from lpgnas.spec import ModelSpec
@@ -43,22 +43,31 @@ class CandidateFacts:
 
 @dataclass(frozen=True)
 class SizeFacts:
-    """One size of the lowered model beside its budget: `name` as in `record.json`, bits; no limit is None."""
+    """One quantity of the lowered model beside its budget, both in the quantity's unit; no limit is None."""
 
-    name: str
-    what: str
-    bits: int
+    quantity: Quantity
+    amount: int
     limit: int | None
+
+    @property
+    def what(self) -> str:
+        """Its name for people."""
+        return self.quantity.title
 
     @property
     def share(self) -> str:
         """Of the budget, in percent; empty without one."""
-        return "" if self.limit is None else percent(self.bits / self.limit)
+        return "" if self.limit is None else percent(self.amount / self.limit)
+
+    @property
+    def text(self) -> str:
+        """The amount for people."""
+        return self.quantity.format(self.amount)
 
     @property
     def limit_text(self) -> str:
         """The budget for people."""
-        return "none" if self.limit is None else format_bits(self.limit)
+        return "none" if self.limit is None else self.quantity.format(self.limit)
 
 
 @dataclass(frozen=True)
@@ -97,19 +106,14 @@ class RunFacts:
     @property
     def budget(self) -> Budget:
         """What the run had to fit."""
-        config = self.record["config"]
-        return Budget.parse(*(config[f"{name}_budget"] or None for name in ("weight", "buffer", "peak")))
+        return Budget.of_options(self.record["config"])
 
     @property
     def sizes(self) -> tuple[SizeFacts, ...]:
-        """Weights, buffers and peak of the lowered model; empty before lowering."""
-        if "lower" not in self.stages:
-            return ()
-        budget = self.budget
-        return tuple(
-            SizeFacts(name, what, self.stages["lower"][name], getattr(budget, name))
-            for name, what in (("weight_bits", "weights"), ("buffer_bits", "buffers"), ("peak_bits", "peak"))
-        )
+        """Sizes of the lowered model, and whatever else is limited or timed; empty before lowering."""
+        lowered, budget = self.stages.get("lower", {}), self.budget
+        shown = (one for one in QUANTITIES if one.name in lowered and (one.scale is not COUNT or one.name in budget))
+        return tuple(SizeFacts(one, lowered[one.name], budget.get(one.name)) for one in shown)
 
     @property
     def verified(self) -> bool:

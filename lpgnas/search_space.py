@@ -8,10 +8,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from lpgnas.attentions.score import Attention
 from lpgnas.components import WEIGHTS, Component
 from lpgnas.errors import ConfigError
 from lpgnas.number_formats import FIXED1, FormatChoice, Rounding
-from lpgnas.operators import ACTIVATIONS, ATTENTIONS
+from lpgnas.operators import ACTIVATIONS, AGGREGATIONS, ATTENTIONS
 from lpgnas.spec import LayerSpec, ModelSpec, required_components
 
 Choices = tuple[int, ...]
@@ -75,6 +76,40 @@ class SearchSpace:
             raise ConfigError(f"heads of the search space must begin with 1, got {self.heads}")
         if not self.weight_formats or not self.code_bits or self.depth < 1:
             raise ConfigError("the search space needs weight_formats, code_bits and a depth of at least 1")
+        self._check_cheapest()
+
+    def _check_cheapest(self) -> None:
+        """The first option of each choice is the cheapest in everything that can be limited.
+
+        Plain attentions, clamps and shortcuts by nothing come before the others; sum, mean and max are timed in this
+        order. Two learned attentions are not comparable: each may have fewer weights or fewer multiplications.
+        """
+        attentions, order = [ATTENTIONS.get(name) for name in self.attentions], AGGREGATIONS.names()
+        ranks = [[order.index(self.aggregation(one, kind)) for kind in self.aggregations] for one in attentions]
+        bits = [FormatChoice.parse(name).bits for name in self.weight_formats]
+        clamps = len(self.activations) - len(self.tables())
+        right = {
+            "weight_formats": bits[0] == min(bits),
+            "shortcuts": "none" not in self.shortcuts[1:],
+            "activations": not clamps or 0 not in self.tables(),
+            "attentions": len(attentions) == 1 or not attentions[0].learned,
+            "aggregations": ranks[0][0] == min(map(min, ranks)) and all(one[0] == min(one) for one in ranks),
+        }
+        for name, holds in right.items():
+            if not holds:
+                raise ConfigError(
+                    f"{name} of the search space must begin with the cheapest, got {getattr(self, name)} "
+                    f"(attentions {self.attentions}); costs are bounded by the first"
+                )
+
+    def tables(self) -> tuple[int, ...]:
+        """Places of the activations by table."""
+        return tuple(k for k, name in enumerate(self.activations) if ACTIVATIONS.get(name).function is not None)
+
+    @staticmethod
+    def aggregation(attention: Attention, wanted: str) -> str:
+        """The aggregation of a block whose choice is `wanted`; an attention may leave none."""
+        return wanted if wanted in attention.aggregations else sorted(attention.aggregations)[0]
 
     def genes(self) -> tuple[tuple[str, int], ...]:
         """Name and number of options of every choice, in the order of `Choices`."""
@@ -103,7 +138,7 @@ class SearchSpace:
         return math.prod(count for _, count in self.genes())
 
     def smallest(self) -> Choices:
-        """The cheapest option of every choice: no model of the space is smaller in weights, buffers or peak."""
+        """The cheapest option of every choice: no model of the space costs less in anything that can be limited."""
         return (0,) * len(self.genes())
 
     def widest(self) -> tuple[ModelSpec, ...]:
@@ -128,7 +163,6 @@ class SearchSpace:
         """
         names = [name.split(".")[1] for name, _ in self.genes()]
         counts = [count for _, count in self.genes()]
-        tables = [k for k, name in enumerate(self.activations) if ACTIVATIONS.get(name).function is not None]
 
         def completed(gene: int, option: int, activation: int) -> Choices:
             rest = (
@@ -137,7 +171,7 @@ class SearchSpace:
             return tuple(option if place == gene else other for place, other in enumerate(rest))
 
         def alone(gene: int, option: int) -> bool:
-            kinds = (0, *tables[:1])
+            kinds = (0, *self.tables()[:1])
             return option == 0 or any(fits(self.spec(completed(gene, option, kind))) for kind in kinds)
 
         return tuple(
@@ -169,9 +203,7 @@ class SearchSpace:
 
         last = index == self.depth - 1
         attention = ATTENTIONS.get(self.attentions[chosen("attention")])
-        aggregation = self.aggregations[chosen("aggregation")]
-        if aggregation not in attention.aggregations:
-            aggregation = sorted(attention.aggregations)[0]
+        aggregation = self.aggregation(attention, self.aggregations[chosen("aggregation")])
         width = self.num_classes if last else self.widths[chosen("width")]
         heads = self.heads[chosen("heads")] if attention.learned and not last else 1
         bare = LayerSpec(

@@ -12,6 +12,7 @@ from typing import Any
 
 from lpgnas.components import WEIGHTS, Component
 from lpgnas.errors import SpecError
+from lpgnas.json_objects import JsonObject as _Reader
 from lpgnas.number_formats import FIXED1, FLOAT32, FormatChoice, Rounding
 from lpgnas.operators import ACTIVATIONS, AGGREGATIONS, ATTENTIONS, SHORTCUTS
 
@@ -295,25 +296,3 @@ def _rounding(name: str) -> Rounding:
     except ValueError:
         known = ", ".join(mode.value for mode in Rounding)
         raise SpecError(f"unknown rounding {name!r}; known: {known}") from None
-
-
-class _Reader:
-    """Takes typed keys out of a JSON object, then refuses whatever is left."""
-
-    def __init__(self, where: str, raw: object) -> None:
-        if not isinstance(raw, dict):
-            raise SpecError(f"{where} must be a JSON object, got {type(raw).__name__}")
-        self._where = where
-        self._left: dict[str, Any] = dict(raw)
-
-    def take(self, key: str, kind: type) -> Any:  # noqa: ANN401 - a JSON value of the type asked for
-        if key not in self._left:
-            raise SpecError(f"{self._where} lacks the key {key!r}")
-        value = self._left.pop(key)
-        if type(value) is not kind:  # bool is an int to isinstance
-            raise SpecError(f"{self._where}: {key} must be {kind.__name__}, got {value!r}")
-        return value
-
-    def finish(self) -> None:
-        if self._left:
-            raise SpecError(f"{self._where} has unknown keys: {', '.join(sorted(self._left))}")

@@ -20,6 +20,7 @@ from torch.nn import functional
 
 from lpgnas.budget import Budget
 from lpgnas.config import STRATEGIES
+from lpgnas.cost_models.latency import LatencyTable, space_kinds
 from lpgnas.cost_models.rows import CostReport, GraphSize
 from lpgnas.cost_models.spec_cost import spec_cost
 from lpgnas.errors import ConfigError, InfeasibleBudget, LoweringError
@@ -152,6 +153,7 @@ class Task:
         max_degree: what a model must be provable for.
         teacher: soft labels, or None.
         settings: of each training; a rung sets the epochs.
+        latency: times of operations, or None where latency is not counted.
     """
 
     data: TrainingData
@@ -160,51 +162,60 @@ class Task:
     max_degree: int
     teacher: Tensor | None
     settings: TrainingSettings
+    latency: LatencyTable | None = None
 
 
 def draw_candidates(
-    space: SearchSpace, budget: Budget, size: GraphSize, count: int, seed: int
+    space: SearchSpace, budget: Budget, size: GraphSize, count: int, seed: int, latency: LatencyTable | None = None
 ) -> tuple[Candidate, ...]:
     """Up to `count` different feasible candidates, drawn with `seed`.
 
     Raises:
-        InfeasibleBudget: not even the smallest model of the space fits; the message names its sizes.
+        InfeasibleBudget: as `require_feasible`.
     """
-    rng, fits = np.random.default_rng(seed), _fits(budget, size)
+    rng, fits = np.random.default_rng(seed), fits_within(budget, size, latency)
+    require_feasible(space, budget, size, latency)
     found: dict[str, Candidate] = {}
     for _ in range(20 * count):
         choices = space.draw_feasible(rng, fits)
         if choices is None:
-            raise _infeasible(space, budget, size)
+            break
         spec = space.spec(choices)
         if spec.to_json() not in found:  # several choice vectors name one model
-            found[spec.to_json()] = Candidate(len(found), choices, spec, spec_cost(spec, size))
+            found[spec.to_json()] = Candidate(len(found), choices, spec, spec_cost(spec, size, latency=latency))
         if len(found) == count:
             break
     return tuple(found.values())
 
 
-def _fits(budget: Budget, size: GraphSize) -> Callable[[ModelSpec], bool]:
+def fits_within(budget: Budget, size: GraphSize, latency: LatencyTable | None = None) -> Callable[[ModelSpec], bool]:
     """Whether the model of a spec is within the budget on a graph of this size."""
 
     def fits(spec: ModelSpec) -> bool:
-        cost = spec_cost(spec, size)
-        return budget.allows(weight_bits=cost.weight_bits, buffer_bits=cost.buffer_bits, peak_bits=cost.peak_bits)
+        return budget.allows(spec_cost(spec, size, latency=latency))
 
     return fits
 
 
-def _infeasible(space: SearchSpace, budget: Budget, size: GraphSize) -> InfeasibleBudget:
-    least = spec_cost(space.spec(space.smallest()), size)
-    over = budget.excess(weight_bits=least.weight_bits, buffer_bits=least.buffer_bits, peak_bits=least.peak_bits)
-    parts = [
-        f"--{what}-budget {-(-bits // 8)}B"  # whole bytes, upwards: as printed it is feasible
-        for what, bits in (("weight", least.weight_bits), ("buffer", least.buffer_bits), ("peak", least.peak_bits))
-    ]
-    return InfeasibleBudget(
+def require_feasible(space: SearchSpace, budget: Budget, size: GraphSize, latency: LatencyTable | None = None) -> None:
+    """Refuse a budget that no model of the space fits.
+
+    Raises:
+        InfeasibleBudget: not even the smallest model fits; the message names the smallest budget that does.
+        LatencyTableError: the table lacks an operation that a model of the space can have.
+    """
+    if latency is not None:
+        latency.require(space_kinds(space, size))
+    least = spec_cost(space.spec(space.smallest()), size, latency=latency)
+    over = budget.excess(least)
+    if not over:
+        return
+    limited = budget.limited()
+    named = " ".join(f"{one.flag} {one.scale.rounded_up(least.quantity(one.name))}" for one in limited)
+    raise InfeasibleBudget(
         f"no model of the search space fits the budget ({budget}); too small: "
-        f"{', '.join(name.removesuffix('_bits') for name in over)}. "
-        f"The smallest feasible budget is {' '.join(parts)}"
+        f"{', '.join(one.what for one in limited if one.name in over)}. The smallest feasible budget is {named}",
+        smallest=named,
     )
 
 
@@ -347,14 +358,14 @@ def search(
     """
     halving = _Halving(task, settings, seed, done, on_trial)
     if settings.strategy == "random":
-        candidates = draw_candidates(space, budget, task.size, settings.candidates, seed)
+        candidates = draw_candidates(space, budget, task.size, settings.candidates, seed, task.latency)
         halving.rate(candidates, 0)
         return halving.halve(candidates, 0)
-    draw_candidates(space, budget, task.size, 1, seed)  # an infeasible budget is refused before anything is trained
+    require_feasible(space, budget, task.size, task.latency)  # before anything is trained
     if supernet is None:
         supernet = train_supernet(
             space,
-            _fits(budget, task.size),
+            fits_within(budget, task.size, task.latency),
             task.data,
             task.settings,
             seed,
@@ -365,7 +376,7 @@ def search(
         if on_supernet is not None:
             on_supernet(supernet)
     opinion = supernet_opinion(space, [s.choices for s in supernet], np.array([s.loss for s in supernet]))
-    drawn = Draws(space, budget, task.size, Controller(space, opinion), seed)
+    drawn = Draws(space, budget, task.size, Controller(space, opinion), seed, task.latency)
     for wave in range(settings.waves):
         count = settings.candidates * (wave + 1) // settings.waves - settings.candidates * wave // settings.waves
         halving.rate(drawn.next(count), 0)
@@ -382,14 +393,24 @@ class Draws:
         size: of the graph that costs are counted on.
         controller: whose effects are drawn.
         seed: of the draws.
+        latency: times of operations, or None where latency is not limited.
 
     Attributes:
         candidates: all so far, in order.
     """
 
-    def __init__(self, space: SearchSpace, budget: Budget, size: GraphSize, controller: Controller, seed: int) -> None:
+    def __init__(
+        self,
+        space: SearchSpace,
+        budget: Budget,
+        size: GraphSize,
+        controller: Controller,
+        seed: int,
+        latency: LatencyTable | None = None,
+    ) -> None:
         self._space, self._budget, self._size, self._controller = space, budget, size, controller
-        self._fits, self._seed, self._rng = _fits(budget, size), seed, np.random.default_rng(seed)
+        self._fits, self._seed, self._rng = fits_within(budget, size, latency), seed, np.random.default_rng(seed)
+        self._latency = latency
         self._seen: set[str] = set()
         self.candidates: list[Candidate] = []
 
@@ -404,7 +425,7 @@ class Draws:
             self._admit(project(self._space, self._controller.preferences(rng), self._fits))
         if len(self.candidates) - before < count:  # a space or a budget with few models
             wanted = len(self.candidates) + count
-            for spare in draw_candidates(self._space, self._budget, self._size, wanted, self._seed):
+            for spare in draw_candidates(self._space, self._budget, self._size, wanted, self._seed, self._latency):
                 if len(self.candidates) - before < count:
                     self._admit(spare.choices)
         return self.candidates[before:]
@@ -414,7 +435,8 @@ class Draws:
         if choices is None or spec is None or spec.to_json() in self._seen:  # several choice vectors name one model
             return
         self._seen.add(spec.to_json())
-        self.candidates.append(Candidate(len(self.candidates), choices, spec, spec_cost(spec, self._size)))
+        cost = spec_cost(spec, self._size, latency=self._latency)
+        self.candidates.append(Candidate(len(self.candidates), choices, spec, cost))
 
     def learn(self, trials: Sequence[Trial]) -> None:
         """Take the ratings of the first rung."""

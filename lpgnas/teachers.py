@@ -7,6 +7,8 @@ self-loops, normalised as in a GCN. It sees farther than a model of two blocks, 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -57,45 +59,60 @@ def propagated(logits: Tensor, graph: GraphTensors) -> Tensor:
     return spread
 
 
+@dataclass(frozen=True)
+class TeacherSettings:
+    """How a teacher is made.
+
+    Attributes:
+        epochs: steps of each member.
+        learning_rate: of Adam.
+        dropout: in front of both layers.
+        members: of the ensemble.
+        hidden: units of each.
+    """
+
+    epochs: int = 100
+    learning_rate: float = 0.03
+    dropout: float = 0.5
+    members: int = 3
+    hidden: int = 64
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "members", "hidden"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} of a teacher is {getattr(self, name)}; it must be at least 1")
+
+
 def soft_labels(
-    data: TrainingData,
-    seed: int,
-    *,
-    epochs: int,
-    learning_rate: float,
-    row_normalize: bool,
-    num_classes: int,
-    dropout: float = 0.5,
-    members: int = 3,
-    hidden: int = 64,
+    data: TrainingData, settings: TeacherSettings, seed: int, *, row_normalize: bool, num_classes: int
 ) -> Tensor:
     """Mean class probabilities [N, C] of an ensemble that saw the training labels only.
 
     The last states count: early stopping would let the labels of its nodes into the soft labels.
 
     Raises:
-        ConfigError: no members, or no training labels.
+        ConfigError: no training labels.
     """
     labelled = int(data.train.sum())
-    if members < 1 or not labelled:
-        raise ConfigError(f"a teacher needs members and labels, got {members} members and {labelled} labels")
+    if not labelled:
+        raise ConfigError("a teacher needs training labels, got none; give the split some training nodes")
     graph = graph_tensors(data.graph, None, Rounding.HALF_EVEN, row_normalize=row_normalize)
     product = graph.product()
     total = torch.zeros(graph.num_nodes, num_classes)
-    for member in range(members):
+    for member in range(settings.members):
         torch.manual_seed(seed * 1000 + member)
         generator = torch.Generator().manual_seed(seed * 1000 + member)
-        model = Perceptron(data.graph.num_features, hidden, num_classes)
+        model = Perceptron(data.graph.num_features, settings.hidden, num_classes)
         groups: list[dict[str, object]] = [
             {"params": [model.first.weight], "weight_decay": DECAY_OF_ONE_LABEL / labelled},
             {"params": [p for p in model.parameters() if p is not model.first.weight], "weight_decay": 0.0},
         ]
-        optimizer = torch.optim.Adam(groups, lr=learning_rate, fused=True)
-        for _ in range(epochs):
+        optimizer = torch.optim.Adam(groups, lr=settings.learning_rate, fused=True)
+        for _ in range(settings.epochs):
             optimizer.zero_grad(set_to_none=True)
-            logits = propagated(model(graph.product(dropout, generator), dropout), graph)
+            logits = propagated(model(graph.product(settings.dropout, generator), settings.dropout), graph)
             functional.cross_entropy(logits[data.train], data.labels[data.train]).backward()  # type: ignore[no-untyped-call]
             optimizer.step()
         with torch.no_grad():
             total += torch.softmax(propagated(model(product), graph), dim=1)
-    return total / members
+    return total / settings.members

@@ -20,7 +20,7 @@ class TrialTable:
 
     COLUMNS = (
         "candidate", "rung", "epochs", "accuracy", "loss", "score", "weight_bits", "buffer_bits",
-        "peak_bits", "macs", "bops", "note", "spec",
+        "peak_bits", "macs", "bops", "latency_ns", "note", "spec",
     )  # fmt: skip
 
     def __init__(self, path: Path) -> None:
@@ -57,7 +57,8 @@ class TrialTable:
         values = (
             trial.candidate, trial.rung, trial.epochs, repr(trial.accuracy), repr(trial.loss),
             repr(trial.score), cost.weight_bits,
-            cost.buffer_bits, cost.peak_bits, cost.macs, cost.bops, trial.note,
+            cost.buffer_bits, cost.peak_bits, cost.macs, cost.bops,
+            "" if cost.latency_ns is None else cost.latency_ns, trial.note,
             " ".join(candidate.spec.to_json().split()),
         )  # fmt: skip
         row = {name: str(value) for name, value in zip(self.COLUMNS, values, strict=True)}

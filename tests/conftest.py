@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 import runs
 from hypothesis import settings
+from latency_tables import random_table
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: its threads wait for each other on busy cores
 settings.register_profile("lpgnas", deadline=None)
@@ -18,6 +20,14 @@ settings.load_profile("lpgnas")
 def small_npz(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The file of a graph of 60 nodes."""
     return runs.write_small(tmp_path_factory.mktemp("graph") / "small.npz")
+
+
+@pytest.fixture(scope="session")
+def table_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A latency table of every operation."""
+    path = tmp_path_factory.mktemp("table") / "latency.json"
+    path.write_text(random_table(np.random.default_rng(3)).to_json())
+    return path
 
 
 @pytest.fixture(scope="session")

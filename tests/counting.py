@@ -43,6 +43,26 @@ def counted_bits(header: dict[str, Any], nodes: int) -> dict[str, int]:
     return {"weight_bits": weights, "buffer_bits": nodes * buffers, "peak_bits": nodes * max(alive)}
 
 
+def counted_operations(header: dict[str, Any], nodes: int, edges: int) -> dict[str, int]:
+    """MACs and BOPs of a program without products by edge, counted from the header of its file alone."""
+    arrays = {one["name"]: one for one in header["arrays"]}
+    tensors = {one["name"]: one for one in (header["input"], *header["tensors"])}
+    macs = bops = 0
+    for operation in header["operations"]:
+        source = tensors[operation["input"]]
+        for name in ("weight", "source_weight", "target_weight"):
+            if operation.get(name) is not None:
+                products = nodes * math.prod(arrays[operation[name]]["shape"])
+                macs += products
+                bops += products * arrays[operation[name]]["bits"] * source["bits"]
+        if operation["op"] == "aggregate":
+            assert not operation["edge_weights"]
+            products = (edges + nodes * operation["self_loops"]) * source["columns"]
+            macs += products
+            bops += products * source["bits"] * (7 if operation["table"] is not None else 1)
+    return {"macs": macs, "bops": bops}
+
+
 def listed_bits(model: bytes, nodes: int) -> dict[str, int]:
     """Constants (but shifts and clamps) and buffers, counted from the arrays and tensors that an ONNX file lists."""
     metadata = {entry.key: entry.value for entry in onnx.load_from_string(model).metadata_props}

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import runs
 
+from lpgnas.budget import QUANTITIES, Quantity
 from lpgnas.components import Component
 from lpgnas.config import RunConfig
 from lpgnas.number_formats import FLOAT32
@@ -48,6 +49,20 @@ def test_cost_of_a_spec_and_of_a_program(small_run: Path, small_npz: Path) -> No
         assert totals["program.npz"][name] == lowered[name]
     assert totals["spec.json"]["weight_bits"] >= lowered["weight_bits"]  # the softmax table at its largest
     assert totals["spec.json"]["buffer_bits"] == lowered["buffer_bits"]
+
+
+def test_cost_with_a_latency_table(small_run: Path, small_npz: Path, table_file: Path) -> None:
+    options, times = ("--dataset", small_npz, "--latency-table", table_file), set()
+    for name in ("spec.json", "program.npz"):
+        done = runs.lpgnas("cost", small_run / name, *options, "--json")
+        assert (done.code, done.err) == (0, "")
+        report = json.loads(done.out)
+        times.add(report["totals"]["latency_ns"])
+        assert sum(row.get("latency_ns", 0) for row in report["rows"]) == report["totals"]["latency_ns"] > 0
+        assert (
+            f"latency_ns {report['totals']['latency_ns']:>16,}" in runs.lpgnas("cost", small_run / name, *options).out
+        )
+    assert len(times) == 1
 
 
 def test_datasets_lists_every_name(tmp_path: Path) -> None:
@@ -247,33 +262,62 @@ def test_a_missing_data_folder_without_network(tmp_path: Path, monkeypatch: pyte
     assert "planetoid/Cora" in refuse("run", *options, error="DatasetError", out=tmp_path / "run")
 
 
-@pytest.mark.parametrize("flag", ["--weight-budget", "--buffer-budget", "--peak-budget"])
-def test_budgets_that_are_refused(flag: str, small_npz: Path, tmp_path: Path) -> None:
-    what = flag[2:].replace("-", " ")
+@pytest.mark.parametrize("one", QUANTITIES, ids=lambda one: str(one.what))
+def test_budgets_that_are_refused(one: Quantity, small_npz: Path, tmp_path: Path) -> None:
+    what, noun = f"{one.what} budget", one.scale.noun
+    unit = list(one.scale.units)[1]
     for text, message in (
-        ("0", f"{what}: cannot read '0' as a size"),
-        ("0B", f"{what}: '0B' is not a positive size"),
-        ("-1KiB", f"{what}: '-1KiB' is not a positive size"),
-        ("3 parsecs", f"{what}: cannot read '3 parsecs' as a size"),
-        ("1e3B", f"{what}: cannot read '1e3B' as a size"),
-        ("", f"{flag} is empty"),
+        (f"0{unit}", f"{what}: '0{unit}' is not a positive {noun}"),
+        (f"-1{unit}", f"{what}: '-1{unit}' is not a positive {noun}"),
+        ("3 parsecs", f"{what}: cannot read '3 parsecs' as a {noun}; {one.scale.advice}"),
+        (f"1e3{unit}", f"{what}: cannot read '1e3{unit}' as a {noun}"),
+        ("", f"{one.flag} is empty; {one.scale.advice}"),
     ):
-        options = ("--dataset", small_npz, f"{flag}={text}")
+        options = ("--dataset", small_npz, f"{one.flag}={text}")
         assert message in refuse("run", *options, error="ConfigError", out=tmp_path / "run")
 
 
-def test_an_infeasible_budget_names_a_feasible_one(small_npz: Path, tmp_path: Path) -> None:
-    options = ("--quiet", "--dataset", small_npz, *runs.QUICK)
-    message = refuse("run", *options, "--weight-budget", "1B", error="InfeasibleBudget", out=tmp_path / "run")
-    assert "too small: weight." in message
+def test_a_size_has_a_unit(small_npz: Path, tmp_path: Path) -> None:
+    options = ("--dataset", small_npz, "--weight-budget", "0")
+    message = refuse("run", *options, error="ConfigError", out=tmp_path / "run")
+    assert "weight budget: cannot read '0' as a size" in message
+
+
+def test_a_latency_budget_needs_a_table(small_npz: Path, table_file: Path, tmp_path: Path) -> None:
+    options: tuple[object, ...] = ("--quiet", "--dataset", small_npz, *runs.QUICK, "--latency-budget", "1s")
+    message = refuse("search", *options, error="ConfigError", out=tmp_path / "run")
+    assert "latency_budget is '1s' without a latency_table; give one with --latency-table" in message
+    (tmp_path / "no.json").write_text("{}")
+    for name, text in (("no.json", "lacks the key 'format'"), ("none.json", "cannot read the latency table")):
+        message = refuse(
+            "search", *options, "--latency-table", tmp_path / name, error="LatencyTableError", out=tmp_path / "run"
+        )
+        assert text in message
+    short = json.loads(table_file.read_text())
+    short["points"] = [point for point in short["points"] if point["operation"] != "lookup"]
+    (tmp_path / "short.json").write_text(json.dumps(short))
+    message = refuse(
+        "search", *options, "--latency-table", tmp_path / "short.json", error="LatencyTableError", out=tmp_path / "run"
+    )
+    assert "has no point of lookup; measure it" in message
+
+
+def test_an_infeasible_budget_names_a_feasible_one(small_npz: Path, table_file: Path, tmp_path: Path) -> None:
+    options = ("--quiet", "--dataset", small_npz, *runs.QUICK, "--latency-table", table_file)
+    all_least = [text for one in QUANTITIES for text in (one.flag, f"1{next(iter(one.scale.units))}")]
+    message = refuse("run", *options, *all_least, error="InfeasibleBudget", out=tmp_path / "run")
+    assert "too small: weight, buffer, peak, mac, bop, latency." in message
     named = message.rsplit("The smallest feasible budget is ")[1].split()
-    assert named[::2] == ["--weight-budget", "--buffer-budget", "--peak-budget"]
+    assert named[::2] == [one.flag for one in QUANTITIES]
     done = runs.lpgnas("search", *options, *named, "--out", tmp_path / "run")
     assert done.code == 0, done.err
-    for position in (1, 3, 5):  # one byte less is infeasible
+    for position, one in enumerate(QUANTITIES):  # one byte, operation or nanosecond less is infeasible
         less = [*named]
-        less[position] = f"{int(named[position][:-1]) - 1}B"
+        unit = next(iter(one.scale.units))
+        less[2 * position + 1] = f"{int(less[2 * position + 1].removesuffix(unit)) - 1}{unit}"
         refuse("search", *options, *less, error="InfeasibleBudget", out=tmp_path / "less")
+    message = refuse("run", *options, "--weight-budget", "1B", error="InfeasibleBudget", out=tmp_path / "less")
+    assert message.rsplit("The smallest feasible budget is ")[1].split() == named[:2]
 
 
 def test_degrees_that_are_refused(small_run: Path, small_npz: Path, tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ def test_any_path_survives(path: str) -> None:
 
 
 def test_budget() -> None:
-    assert CONFIG.budget() == Budget(24_576, None, 8 << 20)
+    assert CONFIG.budget() == Budget(weights=24_576, peak=8 << 20)
 
 
 @pytest.mark.parametrize(

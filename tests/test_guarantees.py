@@ -7,9 +7,10 @@ import io
 import numpy as np
 import pytest
 import samples
-from counting import counted_bits, header_of, listed_bits, parameter_bits
+from counting import counted_bits, counted_operations, header_of, listed_bits, parameter_bits
+from latency_tables import random_table
 
-from lpgnas.budget import Budget
+from lpgnas.budget import QUANTITIES, Budget
 from lpgnas.cost_models.program_cost import program_cost
 from lpgnas.cost_models.rows import GraphSize
 from lpgnas.cost_models.spec_cost import spec_cost
@@ -25,30 +26,32 @@ from lpgnas.search_space import SearchSpace
 from lpgnas.spec import ModelSpec
 from lpgnas.strategy import Draws, draw_candidates
 
-SIZES = {"weight_bits": "weights", "buffer_bits": "buffers", "peak_bits": "peak"}
-"""Sizes of a cost, and the limit of a budget on each."""
 GRAPHS = {
-    "Cora": (SearchSpace(1433, 7, row_normalize=True), GraphSize(2708, 10_556)),
-    "PubMed": (SearchSpace(500, 3, FormatChoice("fixed", 8), row_normalize=True), GraphSize(19_717, 88_648)),
+    "Cora": (SearchSpace(1433, 7, row_normalize=True), GraphSize(2708, 10_556, 49_216)),
+    "PubMed": (SearchSpace(500, 3, FormatChoice("fixed", 8), row_normalize=True), GraphSize(19_717, 88_648, 988_031)),
 }
+TABLE = random_table(np.random.default_rng(4))
 MAX_DEGREE = 1023
+Limits = dict[str, int]
+"""Limits by the name of their quantity."""
 
 
-def smallest(graph: str) -> dict[str, int]:
+def smallest(graph: str) -> Limits:
     space, size = GRAPHS[graph]
-    cost = spec_cost(space.spec(space.smallest()), size)
-    return {what: getattr(cost, what) for what in SIZES}
+    cost = spec_cost(space.spec(space.smallest()), size, latency=TABLE)
+    return {one.name: cost.quantity(one.name) for one in QUANTITIES}
 
 
-def feasible_limits(rng: np.random.Generator, graph: str) -> dict[str, int]:
-    """Limits drawn log-uniformly from the smallest feasible ones to 100 times them, one to three at once."""
+def feasible_limits(rng: np.random.Generator, graph: str) -> Limits:
+    """Limits drawn log-uniformly from the smallest feasible ones to 100 times them, on some of the quantities."""
     limits = {what: int(least * np.exp(rng.uniform(0, np.log(100)))) for what, least in smallest(graph).items()}
-    kept = rng.permutation(list(limits))[: int(rng.integers(1, 4))]
+    kept = rng.permutation(list(limits))[: int(rng.integers(1, len(limits) + 1))]
     return {str(what): limits[str(what)] for what in kept}
 
 
-def budget_of(limits: dict[str, int]) -> Budget:
-    return Budget(**{SIZES[what]: limit for what, limit in limits.items()})
+def budget_of(limits: Limits) -> Budget:
+    keywords = {one.name: one.keyword for one in QUANTITIES}
+    return Budget(**{keywords[what]: limit for what, limit in limits.items()})
 
 
 def lowered(rng: np.random.Generator, spec: ModelSpec) -> IntegerProgram:
@@ -58,13 +61,14 @@ def lowered(rng: np.random.Generator, spec: ModelSpec) -> IntegerProgram:
     return lower(spec, codes, input_fraction=input_fraction, max_degree=MAX_DEGREE)
 
 
-def check_within(limits: dict[str, int], program: IntegerProgram, size: GraphSize) -> None:
+def check_within(limits: Limits, program: IntegerProgram, size: GraphSize) -> None:
     """A program is within by its cost, by the header of its file, and by what its ONNX files list."""
-    cost = program_cost(program, size)
+    cost = program_cost(program, size, latency=TABLE)
     header = header_of(io.BytesIO(to_bytes(program)))
-    counted = counted_bits(header, size.num_nodes)
-    assert counted == {what: getattr(cost, what) for what in SIZES}
-    assert all(counted[what] <= limit for what, limit in limits.items())
+    counted = counted_bits(header, size.num_nodes) | counted_operations(header, size.num_nodes, size.num_edges)
+    assert counted == {what: cost.quantity(what) for what in counted}
+    assert counted.keys() | {"latency_ns"} == {one.name for one in QUANTITIES}
+    assert all(cost.quantity(what) <= limit for what, limit in limits.items())
     for model in (export_onnx_int(program), export_qonnx(program)):
         listed = listed_bits(model, size.num_nodes)
         assert listed["array_bits"] + parameter_bits(header) == counted["weight_bits"]
@@ -82,14 +86,14 @@ def check_feasible(graph: str, draws: int, programs: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
     for draw in range(draws):
         limits = feasible_limits(rng, graph)
-        found = draw_candidates(space, budget_of(limits), size, 3, draw)
-        learned = Draws(space, budget_of(limits), size, guessing(space, rng), draw).next(2)
+        found = draw_candidates(space, budget_of(limits), size, 3, draw, TABLE)
+        learned = Draws(space, budget_of(limits), size, guessing(space, rng), draw, TABLE).next(2)
         assert found
         assert learned
         for candidate in (*found, *learned):
-            cost = spec_cost(candidate.spec, size)
+            cost = spec_cost(candidate.spec, size, latency=TABLE)
             assert candidate.cost == cost
-            assert all(getattr(cost, what) <= limit for what, limit in limits.items())
+            assert all(cost.quantity(what) <= limit for what, limit in limits.items())
         if draw < programs:
             check_within(limits, lowered(rng, found[-1].spec), size)
             check_within(limits, lowered(rng, learned[-1].spec), size)
@@ -104,13 +108,15 @@ def check_infeasible(graph: str, draws: int, seed: int) -> None:
         for what in rng.permutation(list(limits))[: int(rng.integers(1, len(limits) + 1))]:
             limits[str(what)] = max(1, int(least[str(what)] * rng.uniform(0, 0.999)))
         with pytest.raises(InfeasibleBudget) as caught:
-            draw_candidates(space, budget_of(limits), size, 1, 0)
+            draw_candidates(space, budget_of(limits), size, 1, 0, TABLE)
         named = str(caught.value).rsplit("The smallest feasible budget is ", 1)[1].split()
-        assert named[::2] == ["--weight-budget", "--buffer-budget", "--peak-budget"]
-        offered = Budget.parse(*named[1::2])
-        assert all(0 <= getattr(offered, what) - bits < 8 for what, bits in least.items())
-        for candidate in draw_candidates(space, offered, size, 2, 0):
-            check_within({what: getattr(offered, what) for what in SIZES}, lowered(rng, candidate.spec), size)
+        assert named == caught.value.smallest.split()
+        assert named[::2] == [one.flag for one in QUANTITIES if one.name in limits]
+        flags = {flag[2:].replace("-", "_"): text for flag, text in zip(named[::2], named[1::2], strict=True)}
+        offered = Budget.of_options(flags)
+        assert all(0 <= offered[what] - least[what] < 8 for what in limits)
+        for candidate in draw_candidates(space, offered, size, 2, 0, TABLE):
+            check_within(dict(offered), lowered(rng, candidate.spec), size)
 
 
 @pytest.mark.parametrize("graph", GRAPHS)

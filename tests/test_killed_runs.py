@@ -144,3 +144,26 @@ def test_runs_killed_at_fifty_moments(small_npz: Path, tmp_path: Path) -> None:
                 break
         assert runs.bytes_of(folder, runs.FINAL) == runs.bytes_of(whole, runs.FINAL)
         assert sorted(path.name for path in folder.iterdir()) == sorted(runs.FILES)
+
+
+@pytest.mark.slow
+def test_sweeps_killed_at_eight_moments(small_npz: Path, tmp_path: Path) -> None:
+    limits = ("--weight-budgets", "20B", "100B", "400B", "--seeds", "0")
+
+    def command(out: Path) -> tuple[str, ...]:
+        return ("sweep", "--dataset", str(small_npz), *runs.QUICK, *limits, "--out", str(out))
+
+    started = time.monotonic()
+    assert not killed(command(tmp_path / "whole"), 600.0, at_work=True)
+    duration = time.monotonic() - started
+    rng, kills, folders = np.random.default_rng(2), 0, 0
+    names = ("sweep.toml", "sweep.csv", "sweep.md", "sweep.json", "pareto.png", "teacher-0.npz", "supernet-0.csv")
+    while kills < 8:
+        folder, left = tmp_path / f"sweep{folders}", 4
+        folders += 1
+        while left and killed(command(folder), float(rng.uniform(0, duration / 2)), at_work=True):
+            kills, left = kills + 1, left - 1
+        assert not killed(command(folder), 600.0, at_work=False)
+        assert runs.bytes_of(folder, names) == runs.bytes_of(tmp_path / "whole", names)
+        for run in ("weight-100B_seed-0", "weight-400B_seed-0"):
+            assert runs.bytes_of(folder / run, runs.FINAL) == runs.bytes_of(tmp_path / "whole" / run, runs.FINAL)

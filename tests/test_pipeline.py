@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import shutil
 from dataclasses import replace
@@ -12,14 +13,19 @@ import numpy as np
 import pytest
 import runs
 from counting import counted_bits, header_of
+from latency_tables import random_table
 
-from lpgnas.budget import parse_size
+from lpgnas.budget import QUANTITIES, parse_size
 from lpgnas.config import RunConfig
+from lpgnas.cost_models.latency import LatencyTable
 from lpgnas.cost_models.program_cost import program_cost
 from lpgnas.cost_models.rows import GraphSize
+from lpgnas.cost_models.spec_cost import spec_cost
 from lpgnas.errors import CheckFailed, RunFolderError
 from lpgnas.pipeline import Run
+from lpgnas.preparation import default_search_space
 from lpgnas.program_file import load_program
+from lpgnas.report_files import write_reports
 from lpgnas.results import STAGES, sealed
 from lpgnas.spec import ModelSpec
 from lpgnas.trials import TrialTable
@@ -109,6 +115,55 @@ def test_every_candidate_fits(small_run: Path) -> None:
     for line in lines[1:]:
         row = dict(zip(names, line.split(","), strict=False))
         assert {name for name, limit in LIMITS.items() if int(row[name]) > limit} == set(), line
+
+
+def test_every_limit_holds_and_is_reported(small_npz: Path, table_file: Path, tmp_path: Path) -> None:
+    space, table = default_search_space(runs.small_graph()), LatencyTable.load(table_file)
+    size = GraphSize.of(runs.small_graph())
+    least = spec_cost(space.spec(space.smallest()), size, latency=table)
+    limits = {one: 3 * least.quantity(one.name) for one in QUANTITIES}
+    options: dict[str, Any] = {one.option: one.scale.text(limit) for one, limit in limits.items()}
+    moved = shutil.copy(table_file, tmp_path / "table.json")
+    config = RunConfig(
+        str(small_npz), epochs=5, candidates=3, supernet_steps=5, restarts=1, distillation=False, max_degree=40,
+        latency_table=str(moved), **options,
+    )  # fmt: skip
+    Run(tmp_path / "run", config).run_stage("search")
+    (tmp_path / "table.json").unlink()  # the run has a copy
+    run = Run(tmp_path / "run")
+    run.run_all("lower")
+    assert (run.folder / "latency_table.json").read_text() == table.to_json()
+    cost = program_cost(run.program(), size, latency=table)
+    lowered = record_of(run.folder)["stages"]["lower"]
+    with (run.folder / "costs.csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    with (run.folder / "candidates.csv").open(newline="") as stream:
+        trials = list(csv.DictReader(stream))
+    written = write_reports(run.folder)
+    page = (run.folder / "report.html").read_text()
+    for one, limit in limits.items():
+        assert 0 < lowered[one.name] == cost.quantity(one.name) <= limit
+        assert all(0 < int(trial[one.name]) <= limit for trial in trials)
+        share = f"{100 * lowered[one.name] / limit:.1f} %"
+        assert f"| {one.title} | {one.format(lowered[one.name])} | {one.format(limit)} | {share} |" in written
+        assert f"{one.format(lowered[one.name])} of {one.format(limit)}" in page
+        if one.name != "peak_bits":
+            assert sum(int(row[one.name] or 0) for row in rows) == lowered[one.name]
+
+
+def test_a_changed_latency_table_starts_a_search_anew(small_npz: Path, table_file: Path, tmp_path: Path) -> None:
+    moved = Path(shutil.copy(table_file, tmp_path / "table.json"))
+    config = RunConfig(
+        str(small_npz), epochs=5, candidates=2, supernet_steps=5, distillation=False, latency_table=str(moved)
+    )
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(ZeroDivisionError):
+        patch.setattr("lpgnas.strategy._Halving.halve", lambda *arguments: 1 / 0)
+        Run(tmp_path / "run", config).run_stage("search")
+    key = record_of(tmp_path / "run")["search_key"]
+    moved.write_text(random_table(np.random.default_rng(8)).to_json())
+    Run(tmp_path / "run", config).run_stage("search")
+    assert record_of(tmp_path / "run")["search_key"] != key
+    assert (tmp_path / "run/latency_table.json").read_text() == moved.read_text()
 
 
 # --- repeating and resuming ---

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from itertools import product
 
 import numpy as np
+import numpy.typing as npt
 import pytest
+from latency_tables import random_table
 
 from lpgnas import projection
-from lpgnas.budget import Budget
+from lpgnas.budget import QUANTITIES, Budget
 from lpgnas.cost_models.rows import GraphSize
 from lpgnas.cost_models.spec_cost import spec_cost
 from lpgnas.projection import Preferences, project, worth
 from lpgnas.search_space import SearchSpace
-from lpgnas.spec import ModelSpec
+from lpgnas.strategy import fits_within
 
 SMALL = SearchSpace(
     12, 3, activations=("relu", "tanh"), aggregations=("sum", "max"), widths=(4, 8, 12), heads=(1, 2),
@@ -26,41 +27,52 @@ CORA = SearchSpace(1433, 7, row_normalize=True)
 CORA_SIZE = GraphSize(2708, 10_556)
 
 
-def fits_in(budget: Budget, size: GraphSize) -> Callable[[ModelSpec], bool]:
-    def fits(spec: ModelSpec) -> bool:
-        cost = spec_cost(spec, size)
-        return budget.allows(weight_bits=cost.weight_bits, buffer_bits=cost.buffer_bits, peak_bits=cost.peak_bits)
-
-    return fits
-
-
 def random_preferences(space: SearchSpace, rng: np.random.Generator) -> Preferences:
     return [rng.normal(size=count) for _, count in space.genes()]
 
 
-@pytest.mark.parametrize("depth", [1, 2])
-def test_no_feasible_model_is_worth_more(depth: int) -> None:
-    two = replace(SMALL, depth=2, activations=("tanh",), aggregations=("sum",), heads=(1,), shortcuts=("none",))
-    space = SMALL if depth == 1 else two
-    vectors = list(product(*(range(count) for _, count in space.genes())))
+TWO = replace(
+    SMALL,
+    depth=2,
+    activations=("tanh",),
+    aggregations=("sum",),
+    heads=(1,),
+    shortcuts=("none",),
+    weight_formats=("binary",),
+)
+DEEP = replace(TWO, depth=3, activations=("relu", "tanh"), attentions=("const",), widths=(7,))
+
+
+@pytest.mark.parametrize(
+    "space",
+    [
+        pytest.param(SMALL, id="one block"),
+        pytest.param(TWO, id="two blocks"),
+        pytest.param(DEEP, id="three blocks", marks=pytest.mark.slow),
+    ],
+)
+def test_no_feasible_model_is_worth_more(space: SearchSpace) -> None:
     rng = np.random.default_rng(0)
-    costs = [spec_cost(space.spec(choices), SIZE) for choices in vectors]
-    for _ in range(6):
-        low, high = min(c.weight_bits for c in costs), max(c.weight_bits for c in costs)
-        peak = int(rng.choice([cost.peak_bits for cost in costs]))
-        budget = Budget(int(rng.integers(low, high + 1)), int(rng.integers(30_000, 60_000)), peak)
-        inside = [
-            choices
-            for choices, cost in zip(vectors, costs, strict=True)
-            if not budget.excess(weight_bits=cost.weight_bits, buffer_bits=cost.buffer_bits, peak_bits=cost.peak_bits)
-        ]
+    table, names = random_table(rng), [one.name for one in QUANTITIES]
+    vectors = np.array(list(product(*(range(count) for _, count in space.genes()))))
+    reports = [spec_cost(space.spec(tuple(choices)), SIZE, latency=table) for choices in vectors]
+    costs = np.array([[report.quantity(name) for name in names] for report in reports])
+    refused = 0
+    for _ in range(12):
+        limits = costs[rng.integers(len(costs), size=len(names)), np.arange(len(names))]
+        limited = rng.random(len(names)) < 0.4
+        budget = Budget(
+            **{one.keyword: int(limit) for one, limit, use in zip(QUANTITIES, limits, limited, strict=True) if use}
+        )
+        inside: npt.NDArray[np.bool_] = np.all(costs <= np.where(limited, limits, np.iinfo(np.int64).max), axis=1)
         preferences = random_preferences(space, rng)
-        found = project(space, preferences, fits_in(budget, SIZE))
-        if not inside:
-            assert found is None
-            continue
-        assert found in inside
-        assert worth(found, preferences) == pytest.approx(max(worth(one, preferences) for one in inside))
+        worths = np.sum([values[column] for values, column in zip(preferences, vectors.T, strict=True)], axis=0)
+        found = project(space, preferences, fits_within(budget, SIZE, table))
+        assert found is not None
+        assert inside[np.all(vectors == np.array(found), axis=1)].all()
+        assert worth(found, preferences) == pytest.approx(worths[inside].max())
+        refused += not inside[worths.argmax()]
+    assert refused > 3  # the budgets decided
 
 
 def test_a_table_can_have_the_smaller_peak() -> None:
@@ -75,7 +87,7 @@ def test_a_table_can_have_the_smaller_peak() -> None:
     free = project(space, preferences, lambda spec: True)
     assert free is not None
     peak = spec_cost(space.spec(free), size).peak_bits
-    found = project(space, preferences, fits_in(Budget(peak=peak), size))
+    found = project(space, preferences, fits_within(Budget(peak=peak), size))
     assert found is not None and worth(found, preferences) == 4.0
 
 
@@ -93,7 +105,7 @@ def test_ties_go_to_the_cheaper_option() -> None:
 @pytest.mark.parametrize("checks", [0, 20, 4000])
 def test_what_is_left_after_too_many_checks_is_feasible(checks: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(projection, "MAX_CHECKS", checks)
-    rng, fits = np.random.default_rng(2), fits_in(Budget(weights="1KiB", buffers="40KiB", peak="500KiB"), CORA_SIZE)
+    rng, fits = np.random.default_rng(2), fits_within(Budget(weights="1KiB", buffers="40KiB", peak="500KiB"), CORA_SIZE)
     for _ in range(5):
         found = project(CORA, random_preferences(CORA, rng), fits)
         assert found is not None and fits(CORA.spec(found))

@@ -7,11 +7,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import runs
+from latency_tables import random_table
 
-from lpgnas.budget import Budget
+from lpgnas.budget import QUANTITIES, Budget, Quantity
+from lpgnas.budget import SIZE as SIZE_SCALE
+from lpgnas.cost_models.latency import LatencyTable
 from lpgnas.cost_models.rows import GraphSize
 from lpgnas.cost_models.spec_cost import spec_cost
-from lpgnas.errors import ConfigError, InfeasibleBudget, LoweringError
+from lpgnas.errors import ConfigError, InfeasibleBudget, LatencyTableError, LoweringError
 from lpgnas.search_space import SearchSpace
 from lpgnas.strategy import (
     Candidate,
@@ -35,14 +38,14 @@ SETTINGS = {
 both = pytest.mark.parametrize("strategy", SETTINGS)
 SIZE = GraphSize(runs.NODES, runs.small_graph().num_edges)
 
-LIMITS = {"weight_bits": "weights", "buffer_bits": "buffers", "peak_bits": "peak"}
+TABLE = random_table(np.random.default_rng(0))
 
 
 def task(max_degree: int = 40) -> Task:
     nodes = np.arange(runs.NODES)
     data = transductive_data(runs.small_graph(), nodes < 30, (nodes >= 30) & (nodes < 40))
     select = data.train.new_tensor((nodes >= 40) & (nodes < 50))
-    return Task(data, select, SIZE, max_degree, None, TrainingSettings(distillation=0.0))
+    return Task(data, select, SIZE, max_degree, None, TrainingSettings(distillation=0.0), TABLE)
 
 
 def searched(
@@ -133,21 +136,26 @@ def test_later_waves_learn_from_earlier_ones() -> None:
     assert tanh(result.best)
 
 
-@pytest.mark.parametrize("what", LIMITS)
-def test_an_infeasible_budget_names_the_smallest_feasible_one(what: str) -> None:
-    least = getattr(spec_cost(SPACE.spec(SPACE.smallest()), SIZE), what)
+@pytest.mark.parametrize("limited", QUANTITIES, ids=lambda one: str(one.what))
+def test_an_infeasible_budget_names_the_smallest_feasible_one(limited: Quantity) -> None:
+    least = spec_cost(SPACE.spec(SPACE.smallest()), SIZE, latency=TABLE).quantity(limited.name)
     with pytest.raises(InfeasibleBudget) as caught:
-        search(SPACE, Budget(**{LIMITS[what]: least - 1}), task(), SETTINGS["feasible"], 0)
+        search(SPACE, Budget(**{limited.keyword: least - 1}), task(), SETTINGS["feasible"], 0)
     message = str(caught.value)
-    assert f"too small: {what.removesuffix('_bits')}. " in message
-    named = message.rsplit("budget is ", 1)[1].split()
-    budget = Budget.parse(*named[1::2])
-    assert getattr(budget, what) - least < 8  # whole bytes
-    found = draw_candidates(SPACE, budget, SIZE, 3, 0)
+    assert f"too small: {limited.what}. " in message
+    flag, named = message.rsplit("budget is ", 1)[1].split()
+    assert (flag, caught.value.smallest) == (limited.flag, f"{flag} {named}")
+    budget = Budget(**{limited.keyword: named})
+    assert budget[limited.name] - least < (8 if limited.scale is SIZE_SCALE else 1)  # sizes are whole bytes
+    found = draw_candidates(SPACE, budget, SIZE, 3, 0, TABLE)
     assert found
-    for one in found:
-        cost = one.cost
-        assert budget.allows(weight_bits=cost.weight_bits, buffer_bits=cost.buffer_bits, peak_bits=cost.peak_bits)
+    assert all(budget.allows(one.cost) for one in found)
+
+
+def test_a_table_without_an_operation_is_refused_before_anything_is_trained() -> None:
+    short = LatencyTable("short", 1, [point for point in TABLE.points if point.operation != "aggregate/gat/max"])
+    with pytest.raises(LatencyTableError, match="no point of aggregate/gat/max; measure it"):
+        search(SPACE, Budget(), replace(task(), latency=short), SETTINGS["feasible"], 0)
 
 
 def test_a_small_space_gives_fewer_candidates() -> None:

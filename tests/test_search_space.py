@@ -8,33 +8,50 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from latency_tables import random_table
 
-from lpgnas.budget import Budget
+from lpgnas.budget import QUANTITIES, Budget
 from lpgnas.components import Component
 from lpgnas.cost_models.rows import CostReport, GraphSize
 from lpgnas.cost_models.spec_cost import spec_cost
 from lpgnas.errors import ConfigError, InfeasibleBudget
 from lpgnas.number_formats import FormatChoice
+from lpgnas.operators import ACTIVATIONS, ATTENTIONS
+from lpgnas.projection import COST_ORDER
 from lpgnas.search_space import SearchSpace
 from lpgnas.spec import ModelSpec
 from lpgnas.strategy import draw_candidates
 
-SIZES = {"weight_bits": "weights", "buffer_bits": "buffers", "peak_bits": "peak"}
-"""Sizes of a cost, and the limit of a budget on each."""
+LIMITS = {one.name: one.keyword for one in QUANTITIES}
+"""Quantities of a cost, and the limit of a budget on each."""
 CORA = GraphSize(2708, 10556)
-SMALL = GraphSize(60, 352)
+SMALL = GraphSize(60, 352, 180)
+TABLE = random_table(np.random.default_rng(7))
 SPACES = {
     "default": SearchSpace(1433, 7, row_normalize=True),
     "signed": SearchSpace(20, 4, FormatChoice("fixed", 8), input_signed=True),
     "one layer": SearchSpace(20, 4, depth=1),
     "deep": SearchSpace(20, 4, depth=4),
     "odd widths": SearchSpace(20, 3, widths=(3, 6), heads=(1, 2, 3), attentions=("const", "gat")),
+    "every operator": SearchSpace(
+        9,
+        3,
+        attentions=tuple(ATTENTIONS),
+        activations=("relu", *(name for name in ACTIVATIONS if name != "relu")),
+        depth=3,
+    ),
     "attention only": SearchSpace(9, 2, attentions=("gat",), activations=("tanh",)),
 }
 
 
 def cost(space: SearchSpace, choices: tuple[int, ...], size: GraphSize) -> CostReport:
-    return spec_cost(space.spec(choices), size)
+    return spec_cost(space.spec(choices), size, latency=TABLE)
+
+
+def quantities(report: CostReport) -> list[int]:
+    return [report.quantity(what) for what in LIMITS]
 
 
 @pytest.mark.parametrize("name", SPACES)
@@ -44,7 +61,24 @@ def test_no_draw_is_smaller_than_the_smallest(name: str, size: GraphSize) -> Non
     least = cost(space, space.smallest(), size)
     for _ in range(300):
         drawn = cost(space, space.draw(rng), size)
-        assert all(getattr(drawn, what) >= getattr(least, what) for what in SIZES)
+        assert all(more >= less for more, less in zip(quantities(drawn), quantities(least), strict=True))
+
+
+@pytest.mark.parametrize("name", SPACES)
+@given(st.integers(0, 10**6), st.integers(0, 50), st.integers(0, 500), st.integers(0, 300))
+@settings(max_examples=15)
+def test_cheapest_options_bound_every_quantity(name: str, seed: int, cut: int, edges: int, nonzeros: int) -> None:
+    """What a projection prunes by: choices fixed in its order, and completed with the first options, cost no more."""
+    space, rng = SPACES[name], np.random.default_rng(seed)
+    table, size = random_table(rng), GraphSize(1 + seed % 50, edges, nonzeros or None)
+    genes = [name.split(".")[1] for name, _ in space.genes()]
+    rank = {name: place for place, name in enumerate(COST_ORDER)}
+    order = sorted(range(len(genes)), key=lambda gene: (rank.get(genes[gene], len(rank)), gene))
+    whole = space.draw(rng)
+    fixed = set(order[: cut % (len(genes) + 1)])
+    bound = tuple(option if gene in fixed else 0 for gene, option in enumerate(whole))
+    costs = [spec_cost(space.spec(choices), size, latency=table) for choices in (bound, whole)]
+    assert all(less <= more for less, more in zip(*map(quantities, costs), strict=True))
 
 
 @pytest.mark.parametrize("name", SPACES)
@@ -97,12 +131,11 @@ def test_empty_options_are_refused(name: str) -> None:
 def test_tight_budgets_are_met(name: str, slack: int) -> None:
     space, rng = SPACES[name], np.random.default_rng(slack)
     least = cost(space, space.smallest(), SMALL)
-    for what, limit in SIZES.items():
-        budget = Budget(**{limit: getattr(least, what) + slack})
+    for what, limit in LIMITS.items():
+        budget = Budget(**{limit: least.quantity(what) + slack})
 
         def fits(spec: ModelSpec, budget: Budget = budget) -> bool:
-            made = spec_cost(spec, SMALL)
-            return budget.allows(weight_bits=made.weight_bits, buffer_bits=made.buffer_bits, peak_bits=made.peak_bits)
+            return budget.allows(spec_cost(spec, SMALL, latency=TABLE))
 
         for _ in range(5):
             choices = space.draw_feasible(rng, fits, tries=5)
@@ -116,22 +149,21 @@ def test_every_candidate_of_200_budgets_on_cora_is_within() -> None:
     least = cost(space, space.smallest(), CORA)
     refused = 0
     for draw in range(200):
-        factors = np.exp(rng.uniform(np.log(0.8), np.log(60), 3))  # log-uniform; some below the smallest
-        limits = {what: int(getattr(least, what) * factor) for what, factor in zip(SIZES, factors, strict=True)}
-        limits = {what: limit for what, limit in limits.items() if rng.random() < 0.7}
-        feasible = all(getattr(least, what) <= limit for what, limit in limits.items())
+        factors = np.exp(rng.uniform(np.log(0.8), np.log(60), len(LIMITS)))  # log-uniform; some below the smallest
+        limits = {what: int(least.quantity(what) * factor) for what, factor in zip(LIMITS, factors, strict=True)}
+        limits = {what: limit for what, limit in limits.items() if rng.random() < 0.5}
+        feasible = all(least.quantity(what) <= limit for what, limit in limits.items())
+        budget = Budget(**{LIMITS[what]: limit for what, limit in limits.items()})
         try:
-            found = draw_candidates(
-                space, Budget(**{SIZES[what]: limit for what, limit in limits.items()}), CORA, 2, draw
-            )
+            found = draw_candidates(space, budget, CORA, 2, draw, TABLE)
         except InfeasibleBudget:
             refused += 1
             assert not feasible
             continue
         assert feasible
         for candidate in found:
-            assert all(getattr(candidate.cost, what) <= limit for what, limit in limits.items())
-            assert candidate.cost == spec_cost(candidate.spec, CORA)
+            assert all(candidate.cost.quantity(what) <= limit for what, limit in limits.items())
+            assert candidate.cost == spec_cost(candidate.spec, CORA, latency=TABLE)
     assert 3 < refused < 60
 
 
@@ -141,6 +173,16 @@ def test_every_candidate_of_200_budgets_on_cora_is_within() -> None:
         ({"widths": (8, 4)}, "widths of the search space must rise, got \\(8, 4\\)"),
         ({"code_bits": (4, 4)}, "code_bits of the search space must rise"),
         ({"heads": (2, 4)}, "heads of the search space must begin with 1, got \\(2, 4\\)"),
+        ({"weight_formats": ("fixed4", "binary")}, "weight_formats of the search space must begin with the cheapest"),
+        ({"shortcuts": ("linear", "none")}, "shortcuts of the search space must begin with the cheapest"),
+        ({"activations": ("tanh", "relu")}, "activations of the search space must begin with the cheapest"),
+        ({"attentions": ("gat", "gcn")}, "attentions of the search space must begin with the cheapest"),
+        ({"attentions": ("gat", "cos")}, "attentions of the search space must begin with the cheapest"),
+        ({"aggregations": ("mean", "sum")}, "aggregations of the search space must begin with the cheapest"),
+        (
+            {"aggregations": ("max",), "attentions": ("const", "gcn")},
+            "aggregations of the search space must begin with the cheapest, got .*attentions",
+        ),
     ],
 )
 def test_options_must_rise(changes: dict[str, tuple[int, ...]], message: str) -> None:

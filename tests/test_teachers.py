@@ -13,8 +13,10 @@ from lpgnas.errors import ConfigError
 from lpgnas.graph import Graph
 from lpgnas.graph_tensors import graph_tensors
 from lpgnas.number_formats import Rounding
-from lpgnas.teachers import STEPS, TELEPORT, propagated, soft_labels
+from lpgnas.teachers import STEPS, TELEPORT, TeacherSettings, propagated, soft_labels
 from lpgnas.training import TrainingData, transductive_data
+
+SETTINGS = TeacherSettings(epochs=20, members=2)
 
 
 def small_data(graph: Graph) -> TrainingData:
@@ -22,16 +24,8 @@ def small_data(graph: Graph) -> TrainingData:
     return transductive_data(graph, nodes < 30, (nodes >= 30) & (nodes < 40))
 
 
-def taught(graph: Graph, **options: int) -> Tensor:
-    return soft_labels(
-        small_data(graph),
-        0,
-        epochs=20,
-        learning_rate=0.03,
-        row_normalize=True,
-        num_classes=runs.CLASSES,
-        **({"members": 2} | options),
-    )
+def taught(graph: Graph, settings: TeacherSettings = SETTINGS) -> Tensor:
+    return soft_labels(small_data(graph), settings, 0, row_normalize=True, num_classes=runs.CLASSES)
 
 
 def test_it_propagates_as_pyg_does() -> None:
@@ -55,6 +49,15 @@ def test_it_sees_training_labels_only() -> None:
     assert not torch.equal(taught(Graph(graph.name, graph.x, graph.edge_index, y, graph.num_classes)), soft)
 
 
-def test_no_members_are_refused() -> None:
-    with pytest.raises(ConfigError, match="got 0 members and 30 labels"):
-        taught(runs.small_graph(), members=0)
+@pytest.mark.parametrize("name", ["epochs", "members", "hidden"])
+def test_an_empty_teacher_is_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match=f"{name} of a teacher is 0"):
+        TeacherSettings(**{name: 0})
+
+
+def test_a_teacher_needs_labels() -> None:
+    graph, nodes = runs.small_graph(), np.arange(runs.NODES)
+    with pytest.raises(ConfigError, match="needs training labels"):
+        soft_labels(
+            transductive_data(graph, nodes < 0, nodes < 10), SETTINGS, 0, row_normalize=True, num_classes=runs.CLASSES
+        )

@@ -8,7 +8,9 @@ from timeit import repeat
 
 import numpy as np
 import pytest
+import runs
 import samples
+from scipy import sparse
 
 from lpgnas.attentions.score import Attention
 from lpgnas.components import Component
@@ -173,6 +175,15 @@ def test_wrong_arguments() -> None:
     for nodes, edges in ((0, 0), (1, -1)):
         with pytest.raises(GraphError, match="does not exist"):
             GraphSize(nodes, edges)
+    with pytest.raises(GraphError, match="features with -1 non-zeros do not exist"):
+        GraphSize(1, 0, -1)
+
+
+def test_the_size_of_a_graph_knows_whether_its_features_are_sparse() -> None:
+    graph = runs.small_graph()
+    assert GraphSize.of(graph) == GraphSize(runs.NODES, graph.num_edges, None)
+    x = sparse.csr_array(graph.x)
+    assert GraphSize.of(replace(graph, x=x)).num_nonzeros == np.count_nonzero(graph.x) == x.nnz
 
 
 def test_fast_enough_for_every_step_of_a_search() -> None:
