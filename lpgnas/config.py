@@ -12,7 +12,7 @@ from typing import Any
 from lpgnas.budget import Budget
 from lpgnas.errors import ConfigError
 
-STRATEGIES = ("feasible", "random")
+STRATEGIES = ("feasible", "random", "lpgnas", "lpgnas-textbook")
 MAX_SEED = 1_000_000
 MAX_THREADS = 256
 

@@ -2,6 +2,8 @@
 
 Strategy `feasible` (the default) trains a supernet, fits the effect of every choice to its losses, draws effects, and
 takes the best model under the budget for each draw; what real trainings of one wave show decides the draws of the next.
+Strategy `lpgnas` is the paper's: two controllers and shared weights in one differentiable search round, at the end the
+most probable model under the budget (`lpgnas.search_round`); `lpgnas-textbook` the same with the textbook's gradient.
 Strategy `random` draws feasible models uniformly: the baseline that every other one must beat.
 
 Each rung trains its candidates from scratch for more epochs and keeps the best by their score: accuracy on the
@@ -11,7 +13,7 @@ selection nodes, which neither the loss nor early stopping sees, and agreement w
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import torch
@@ -28,7 +30,8 @@ from lpgnas.preferences import Controller, supernet_opinion
 from lpgnas.projection import project
 from lpgnas.search_space import Choices, SearchSpace
 from lpgnas.spec import ModelSpec
-from lpgnas.supernet import SupernetStep, train_supernet
+from lpgnas.search_round import RoundSettings, SearchRound
+from lpgnas.supernet import SupernetStep, SupernetTraining, train_supernet
 from lpgnas.training import TrainedModel, TrainingData, TrainingSettings, train_model
 
 MAX_SPEED_UP = 4.0
@@ -36,6 +39,8 @@ MAX_SPEED_UP = 4.0
 who moves first."""
 
 
+TEXTBOOK = RoundSettings("textbook", "adam", "expected", beta=0.1, normalise=False)
+"""The search round as textbooks have it."""
 AGREEMENT_SHARE = 0.5
 """Share of the agreement with the teacher in the score of a candidate."""
 
@@ -58,6 +63,8 @@ class SearchSettings:
         candidates: feasible specs that are drawn.
         rungs: rounds of halving; the last one keeps 1.
         supernet_steps: training steps of the supernet (`feasible`).
+        round_settings: of the search round; None for those of the strategy (`lpgnas`, `lpgnas-textbook`, whose round has
+            as many steps as `feasible` spends on its supernet and its trainings).
         waves: groups that candidates are drawn in; each knows the first ratings of those before (`feasible`).
     """
 
@@ -66,6 +73,7 @@ class SearchSettings:
     rungs: tuple[Rung, ...] = (Rung(40, 5), Rung(100, 2), Rung(200, 1, seeds=2))
     supernet_steps: int = 300
     waves: int = 2
+    round_settings: RoundSettings | None = None
 
     def __post_init__(self) -> None:
         if self.strategy not in STRATEGIES:
@@ -88,7 +96,13 @@ class SearchSettings:
         """Training steps of the whole search (its effort)."""
         counts = zip(self.entrants(), self.rungs, strict=True)
         halving = sum(count * rung.epochs * rung.seeds for count, rung in counts)
-        return halving + (self.supernet_steps if self.strategy == "feasible" else 0)
+        return halving + (0 if self.strategy == "random" else self.supernet_steps)
+
+    def round(self) -> RoundSettings | None:
+        """How the differentiable search round learns; None for a strategy that halves."""
+        if not self.strategy.startswith("lpgnas"):
+            return None
+        return self.round_settings or (TEXTBOOK if self.strategy == "lpgnas-textbook" else RoundSettings())
 
 
 @dataclass(frozen=True)
@@ -192,6 +206,18 @@ def _fits(budget: Budget, size: GraphSize) -> Callable[[ModelSpec], bool]:
         return budget.allows(weight_bits=cost.weight_bits, buffer_bits=cost.buffer_bits, peak_bits=cost.peak_bits)
 
     return fits
+
+
+def _shares(budget: Budget, size: GraphSize) -> Callable[[ModelSpec], np.ndarray]:
+    """Each limited size of a model as a share of its limit [limits], float64."""
+    limits = {item.name: getattr(budget, item.name) for item in fields(budget)}
+    limited = {name: limit for name, limit in limits.items() if limit is not None}
+
+    def shares(spec: ModelSpec) -> np.ndarray:
+        cost = spec_cost(spec, size)
+        return np.array([getattr(cost, name) / limit for name, limit in limited.items()])
+
+    return shares
 
 
 def _infeasible(space: SearchSpace, budget: Budget, size: GraphSize) -> InfeasibleBudget:
@@ -351,6 +377,9 @@ def search(
         halving.rate(candidates, 0)
         return halving.halve(candidates, 0)
     draw_candidates(space, budget, task.size, 1, seed)  # an infeasible budget is refused before anything is trained
+    round_settings = settings.round()
+    if round_settings is not None:
+        return _search_round(space, budget, task, settings, seed, on_trial, on_step, on_supernet)
     if supernet is None:
         supernet = train_supernet(
             space,
@@ -371,6 +400,54 @@ def search(
         halving.rate(drawn.next(count), 0)
         drawn.learn(halving.trials)
     return halving.halve(drawn.candidates, len(supernet))
+
+
+def _search_round(
+    space: SearchSpace,
+    budget: Budget,
+    task: Task,
+    settings: SearchSettings,
+    seed: int,
+    on_trial: Callable[[Candidate, Trial], None] | None,
+    on_step: Callable[[], None] | None,
+    on_supernet: Callable[[Sequence[SupernetStep]], None] | None,
+) -> SearchResult:
+    """One search round; its derived models are the candidates, the last one with an exact integer form wins.
+
+    Candidates are rated with the shared weights, for the record: the ratings decide nothing.
+    """
+    fits, size = _fits(budget, task.size), task.size
+    training = SupernetTraining(space, task.data, task.settings, seed, task.teacher)
+    searching = SearchRound(
+        space, fits, _shares(budget, size), training, settings.round() or RoundSettings(), seed, on_step
+    )
+    result = searching.run(settings.steps())
+    if on_supernet is not None:
+        on_supernet(result.steps)
+    candidates: dict[str, Candidate] = {}
+    for snapshot in result.snapshots:
+        spec = space.spec(snapshot.choices)
+        number = candidates.pop(spec.to_json(), None)  # what is derived again moves to the end
+        candidates[spec.to_json()] = number or Candidate(0, snapshot.choices, spec, spec_cost(spec, size))
+    listed = tuple(replace(candidate, number=number) for number, candidate in enumerate(candidates.values()))
+    trials = tuple(_rate_shared(candidate, training, task) for candidate in listed)
+    for candidate, trial in zip(listed, trials, strict=True):
+        if on_trial is not None:
+            on_trial(candidate, trial)
+    exact = [candidate for candidate, trial in zip(listed, trials, strict=True) if trial.accuracy >= 0]
+    if not exact:
+        raise LoweringError(f"no derived model has an exact integer form: {trials[-1].note}")
+    return SearchResult(exact[-1], listed, trials, len(result.steps))
+
+
+def _rate_shared(candidate: Candidate, training: SupernetTraining, task: Task) -> Trial:
+    """A candidate with the shared weights as they are: no epoch of its own."""
+    made = TrainedModel(training.supernet.model(candidate.spec, training.graph), 0.0, 0.0, 0)
+    refused = refusal(made, task.max_degree)
+    if refused:
+        return Trial(candidate.number, 0, 0, -1.0, float("inf"), -1.0, refused)
+    rated = selection_score(made, task)
+    return Trial(candidate.number, 0, 0, rated.accuracy, rated.loss, rated.score, "shared weights")
 
 
 class Draws:
