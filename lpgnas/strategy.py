@@ -28,9 +28,9 @@ from lpgnas.errors import ConfigError, InfeasibleBudget, LoweringError
 from lpgnas.lowering import lower
 from lpgnas.preferences import Controller, supernet_opinion
 from lpgnas.projection import project
+from lpgnas.search_round import RoundSettings, SearchRound
 from lpgnas.search_space import Choices, SearchSpace
 from lpgnas.spec import ModelSpec
-from lpgnas.search_round import RoundSettings, SearchRound
 from lpgnas.supernet import SupernetStep, SupernetTraining, train_supernet
 from lpgnas.training import TrainedModel, TrainingData, TrainingSettings, train_model
 
@@ -63,8 +63,8 @@ class SearchSettings:
         candidates: feasible specs that are drawn.
         rungs: rounds of halving; the last one keeps 1.
         supernet_steps: training steps of the supernet (`feasible`).
-        round_settings: of the search round; None for those of the strategy (`lpgnas`, `lpgnas-textbook`, whose round has
-            as many steps as `feasible` spends on its supernet and its trainings).
+        round_settings: of the search round; None for those of the strategy. A round has as many steps as `feasible`
+            spends on its supernet and its trainings.
         waves: groups that candidates are drawn in; each knows the first ratings of those before (`feasible`).
     """
 

@@ -20,8 +20,9 @@ from lpgnas.errors import ConfigError
 from lpgnas.graph import BoolArray, Graph
 from lpgnas.graph_tensors import GraphTensors, graph_tensors, input_fraction
 from lpgnas.layers import QuantizedModel
-from lpgnas.number_formats import FLOAT32, FormatChoice, Rounding
-from lpgnas.spec import LayerSpec, ModelSpec, required_components
+from lpgnas.manual_models import ModelShape, manual_spec
+from lpgnas.number_formats import FLOAT32
+from lpgnas.spec import ModelSpec
 
 
 @dataclass(frozen=True)
@@ -218,37 +219,6 @@ def training_loss(logits: Tensor, data: TrainingData, settings: TrainingSettings
     return (1.0 - settings.distillation) * labels + settings.distillation * soft
 
 
-def gcn_spec(
-    num_features: int,
-    num_classes: int,
-    hidden: int,
-    *,
-    weights: FormatChoice = FLOAT32,
-    activations: FormatChoice = FLOAT32,
-    input_format: FormatChoice = FLOAT32,
-    input_signed: bool = False,
-    row_normalize: bool = False,
-) -> ModelSpec:
-    """The two-layer GCN of Kipf & Welling (2017) with uniform formats; all float32 by default."""
-    layers = []
-    for width, activation, last in ((hidden, "relu", False), (num_classes, "none", True)):
-        bare = LayerSpec("gcn", "sum", activation, width)
-        formats = {
-            component: weights if component is Component.LINEAR_WEIGHT else activations
-            for component in required_components(bare, last=last)
-        }
-        layers.append(LayerSpec("gcn", "sum", activation, width, formats=formats))
-    return ModelSpec(
-        num_features=num_features,
-        num_classes=num_classes,
-        layers=tuple(layers),
-        rounding=Rounding.HALF_EVEN,
-        input_format=input_format,
-        input_signed=input_signed,
-        row_normalize=row_normalize,
-    )
-
-
 def soft_labels(
     data: TrainingData,
     settings: TrainingSettings,
@@ -265,9 +235,8 @@ def soft_labels(
     Their last states count: early stopping would let the labels of its nodes into the soft labels.
     """
     settings = replace(settings, early_stopping=False)
-    spec = gcn_spec(
-        data.graph.num_features, num_classes, hidden, row_normalize=row_normalize, input_signed=input_signed
-    )
+    shape = ModelShape(data.graph.num_features, num_classes, row_normalize=row_normalize, input_signed=input_signed)
+    spec = manual_spec("gcn", shape, hidden)
     total: Tensor | None = None
     for member in range(members):
         trained = train_model(spec, data, settings, seed * 1000 + member)
