@@ -5,10 +5,10 @@ sample, noise and temperature falling. No step runs more than the sampled models
 
 How a gradient reaches the choices (`RoundSettings.gradient`):
 
-- `textbook`: the sampled option's output is multiplied by its straight-through probability, whose value is 1. This asks
-  only whether a larger output would lower the loss.
-- `mixed`: the same, but a weight's format sees all its formats: the gradient of `sum_k p_k Q_k(W)`, straight through onto
-  the sampled `Q_s(W)`. That costs work of the weight's size, not of the activations'.
+- `textbook`: the sampled option's output is multiplied by its straight-through probability, whose value is 1. This
+  asks only whether a larger output would lower the loss.
+- `mixed`: the same, but a weight's format sees all its formats: the gradient of `sum_k p_k Q_k(W)`, straight through
+  onto the sampled `Q_s(W)`. That costs work of the weight's size, not of the activations'.
 - `paired`: two models are sampled a step, and the difference of their log-losses tells which choices were better.
 - `paired+mixed`: both gradients reach the weights' formats.
 """
@@ -68,8 +68,8 @@ class RoundSettings:
     Attributes:
         gradient: one of `GRADIENTS`.
         update: `adam`, `sgd`, or `natural` (paired gradients only).
-        size: how controllers see sizes: `expected` (beta times the expected size), `derived` (its weight grows while the
-            arg-max model is over a budget), `feasible` (samples are drawn from the feasible models only).
+        size: how controllers see sizes: `expected` (beta times the expected size), `derived` (its weight grows while
+            the arg-max model is over a budget), `feasible` (samples are drawn from the feasible models only).
         beta: weight of the size loss, the mean of the limited sizes as shares of their limits.
         normalise: whether controllers see the loss at the best scale of normalised logits.
         warm_up: share of the steps that train weights only.

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from lpgnas.budget import Budget
-from lpgnas.config import STRATEGIES
+from lpgnas.config import SEARCHES
 from lpgnas.cost_models.rows import CostReport, GraphSize
 from lpgnas.cost_models.spec_cost import spec_cost
 from lpgnas.errors import ConfigError, InfeasibleBudget, LoweringError
@@ -59,7 +59,7 @@ class SearchSettings:
     """How the search spends its steps.
 
     Attributes:
-        strategy: `feasible` or `random`.
+        strategy: one of `lpgnas.config.SEARCHES`.
         candidates: feasible specs that are drawn.
         rungs: rounds of halving; the last one keeps 1.
         supernet_steps: training steps of the supernet (`feasible`).
@@ -76,8 +76,8 @@ class SearchSettings:
     round_settings: RoundSettings | None = None
 
     def __post_init__(self) -> None:
-        if self.strategy not in STRATEGIES:
-            raise ConfigError(f"unknown strategy {self.strategy!r}; known: {', '.join(STRATEGIES)}")
+        if self.strategy not in SEARCHES:
+            raise ConfigError(f"unknown strategy {self.strategy!r}; known: {', '.join(SEARCHES)}")
         if self.supernet_steps < 0 or self.waves < 1:
             raise ConfigError(f"supernet_steps {self.supernet_steps} and waves {self.waves} must be at least 0 and 1")
         if self.candidates < 1:
@@ -269,11 +269,45 @@ def selection_score(trained: TrainedModel, task: Task) -> Selection:
 def refusal(trained: TrainedModel, max_degree: int) -> str:
     """Why a trained model has no exact integer form, or empty."""
     model = trained.model
+    if model.spec.is_float:
+        return ""  # a full-precision search asks for none
     try:
         lower(model.spec, model.layer_codes(), input_fraction=model.input_fraction, max_degree=max_degree)
     except LoweringError as error:
         return str(error)
     return ""
+
+
+@dataclass(frozen=True)
+class BestTraining:
+    """The best of several trainings of one spec: the model, its rating, and which it was."""
+
+    trained: TrainedModel
+    selection: Selection
+    restart: int
+
+
+def train_best(
+    spec: ModelSpec, task: Task, seeds: Sequence[int], progress: Callable[[int], None] | None = None
+) -> BestTraining:
+    """Train `spec` from the initial weights of every seed and keep the best on the selection nodes.
+
+    Raises:
+        LoweringError: no training gave an exact integer form.
+    """
+    made: list[tuple[tuple[float, float, int], BestTraining]] = []
+    reasons: list[str] = []
+    for restart, seed in enumerate(seeds):
+        trained = train_model(spec, task.data, task.settings, seed, teacher=task.teacher, progress=progress)
+        refused = refusal(trained, task.max_degree)
+        if refused:
+            reasons.append(refused)
+            continue
+        rated = selection_score(trained, task)
+        made.append(((-rated.score, rated.loss, restart), BestTraining(trained, rated, restart)))
+    if not made:
+        raise LoweringError(f"none of {len(seeds)} trainings gave an exact integer form: {reasons[0]}")
+    return min(made, key=lambda one: one[0])[1]
 
 
 def _run_trial(candidate: Candidate, index: int, rung: Rung, task: Task, seed: int) -> Trial:
