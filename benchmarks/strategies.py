@@ -4,10 +4,10 @@
 
 Fully supervised protocol, one stratified 60/20/20 split a seed (split seeds from 20 on). On each split all strategies
 have the same budget, teacher and number of training steps: `random` starts with more candidates, since it trains no
-supernet; `lpgnas` spends all of them on its search round. The winner is trained from four initial weights that no search
-used: `score` is what the search maximises (half accuracy on the selection nodes, half agreement with the teacher),
-`test_accuracy` the mean over the four on the test nodes, which are looked at once. Rows are keyed by a hash of what they
-measure; what is there is not measured again.
+supernet; `lpgnas` spends all of them on its search round. The winner is trained from four initial weights that no
+search used: `score` is what the search maximises (half accuracy on the selection nodes, half agreement with the
+teacher), `test_accuracy` the mean over the four on the test nodes, which are looked at once. Rows are keyed by a hash
+of what they measure; what is there is not measured again.
 """
 
 from __future__ import annotations
