@@ -6,7 +6,7 @@ reaches the logits is in `lpgnas.search_round`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -61,12 +61,14 @@ class Controllers:
         """The most probable option of every gene."""
         return tuple(int(part.argmax()) for part in self.log_probabilities())
 
-    def noised(self, noise: float) -> list[Floats]:
-        """Log-probabilities plus `noise` times Gumbel noise; their arg-max is a sample of softmax(logits / noise)."""
-        return [
-            part + noise * self._rng.gumbel(size=len(part))
-            for part in (logits.detach().numpy() for logits in self.log_probabilities())
-        ]
+    def noised(self, noise: float) -> Iterator[list[Floats]]:
+        """Without end: log-probabilities plus `noise` times Gumbel noise, whose arg-max draws from softmax(logits / noise).
+
+        The logits are those of the first call.
+        """
+        exact = [part.detach().numpy() for part in self.log_probabilities()]
+        while True:
+            yield [part + noise * self._rng.gumbel(size=len(part)) for part in exact]
 
     def gates(self, noised: Sequence[Floats], temperature: float) -> list[Tensor]:
         """Straight-through one-hot vectors of the sample that `noised` names.

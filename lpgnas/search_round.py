@@ -258,13 +258,14 @@ class SearchRound:
 
     def _sample(self, noise: float) -> list[Floats]:
         """Noised log-probabilities; where only feasible models count, redrawn until their arg-max fits."""
-        noised = self.controllers.noised(noise)
+        draws = self.controllers.noised(noise)
+        noised = next(draws)
         if self._settings.size != "feasible":
             return noised
         for _ in range(REDRAWS):
             if self._fits(self._space.spec(arg_max(noised))):
                 return noised
-            noised = self.controllers.noised(noise)
+            noised = next(draws)
         best = project(self._space, [np.maximum(part, -1e6) for part in noised], self._fits) or self._space.smallest()
         for part, option in zip(noised, best, strict=True):
             part[option] = part[np.isfinite(part)].max() + 1e-9

@@ -208,8 +208,10 @@ def _fits(budget: Budget, size: GraphSize) -> Callable[[ModelSpec], bool]:
     return fits
 
 
-def _shares(budget: Budget, size: GraphSize) -> Callable[[ModelSpec], np.ndarray]:
-    """Each limited size of a model as a share of its limit [limits], float64."""
+def round_tools(
+    budget: Budget, size: GraphSize
+) -> tuple[Callable[[ModelSpec], bool], Callable[[ModelSpec], np.ndarray]]:
+    """Whether a model fits, and each of its limited sizes as a share of the limit [limits], float64."""
     limits = {item.name: getattr(budget, item.name) for item in fields(budget)}
     limited = {name: limit for name, limit in limits.items() if limit is not None}
 
@@ -217,7 +219,7 @@ def _shares(budget: Budget, size: GraphSize) -> Callable[[ModelSpec], np.ndarray
         cost = spec_cost(spec, size)
         return np.array([getattr(cost, name) / limit for name, limit in limited.items()])
 
-    return shares
+    return _fits(budget, size), shares
 
 
 def _infeasible(space: SearchSpace, budget: Budget, size: GraphSize) -> InfeasibleBudget:
@@ -450,11 +452,9 @@ def _search_round(
 
     Candidates are rated with the shared weights, for the record: the ratings decide nothing.
     """
-    fits, size = _fits(budget, task.size), task.size
+    size, (fits, shares) = task.size, round_tools(budget, task.size)
     training = SupernetTraining(space, task.data, task.settings, seed, task.teacher)
-    searching = SearchRound(
-        space, fits, _shares(budget, size), training, settings.round() or RoundSettings(), seed, on_step
-    )
+    searching = SearchRound(space, fits, shares, training, settings.round() or RoundSettings(), seed, on_step)
     result = searching.run(settings.steps())
     if on_supernet is not None:
         on_supernet(result.steps)

@@ -72,9 +72,9 @@ def test_the_difference_of_two_samples_is_an_unbiased_gradient(allowed: Callable
 
 def test_noised_arg_max_draws_from_the_softmax() -> None:
     made, draws = controllers(), 2_000
-    counts = [np.zeros(count) for count in COUNTS]
+    counts, draws_of = [np.zeros(count) for count in COUNTS], made.noised(NOISE)
     for _ in range(draws):
-        for count, option in zip(counts, arg_max(made.noised(NOISE)), strict=True):
+        for count, option in zip(counts, arg_max(next(draws_of)), strict=True):
             count[option] += 1
     for count, part in zip(counts, made.logits, strict=True):
         expected = torch.softmax(part.detach() / NOISE, 0).numpy()
@@ -83,7 +83,7 @@ def test_noised_arg_max_draws_from_the_softmax() -> None:
 
 def test_gates_are_one_hot_with_the_gradient_of_the_softmax() -> None:
     made = controllers()
-    noised = made.noised(1.0)
+    noised = next(made.noised(1.0))
     gates = made.gates(noised, 0.5)
     weights = [torch.arange(len(gate), dtype=torch.float64) for gate in gates]
     for gate, option in zip(gates, arg_max(noised), strict=True):
@@ -100,10 +100,10 @@ def test_closed_options_are_never_drawn() -> None:
     options = [(0,)] * len(COUNTS)
     options[1] = (1,)
     made = controllers(options=options)
-    assert {arg_max(made.noised(1.0)) for _ in range(20)} == {made.favourite()}
+    assert {arg_max(next(made.noised(1.0))) for _ in range(20)} == {made.favourite()}
     assert made.favourite() == tuple(one[0] for one in options)
     assert all(np.isfinite(part).all() for part in made.preferences())
-    assert all(torch.isfinite(gate).all() for gate in made.gates(made.noised(1.0), 1.0))
+    assert all(torch.isfinite(gate).all() for gate in made.gates(next(made.noised(1.0)), 1.0))
 
 
 def test_two_controllers_hold_all_logits() -> None:
@@ -120,7 +120,7 @@ def test_pairs_find_the_best_option(natural: bool) -> None:
     learner = PairLearner(SPACE)
     effects = [rng.permutation(count) * 0.1 for count in COUNTS]
     for step in range(600):
-        one, other = (arg_max(made.noised(1.0)) for _ in range(2))
+        one, other = (arg_max(next(made.noised(1.0))) for _ in range(2))
         values = [
             sum(e[k] for e, k in zip(effects, c, strict=True)) + 50.0 / (1 + step) + rng.normal() * 0.1
             for c in (one, other)
