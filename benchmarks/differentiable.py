@@ -41,6 +41,10 @@ ROUNDS = {
     "pairs, natural, expected size": replace(PAIRED, size="expected", beta=0.1),
     "pairs, natural, size of the derived model": replace(PAIRED, size="derived"),
     "pairs and mixed weights' formats, natural": replace(PAIRED, gradient="paired+mixed"),
+    "pairs and mixed weights' formats, natural, size of the derived model": replace(
+        PAIRED, gradient="paired+mixed", size="derived"
+    ),
+    "pairs, SGD, size of the derived model": replace(PAIRED, update="sgd", size="derived"),
 }
 VARIANTS = {
     **{name: SearchSettings("lpgnas", round_settings=settings) for name, settings in ROUNDS.items()},

@@ -3,8 +3,8 @@
     python -m benchmarks.round_step
 
 Each way of `benchmarks.differentiable` runs some steps on Cora under its budget; then every sampled architecture takes
-one float32 training step of its own (forward, loss, backward, Adam) with the same engine. One thread; they take turns in
-blocks. Times depend on the machine, the ratio hardly.
+one float32 training step of its own (forward, loss, backward, Adam) with the same engine. One thread; they take turns
+in blocks. Times depend on the machine, the ratio hardly.
 """
 
 from __future__ import annotations

@@ -62,9 +62,9 @@ class Controllers:
         return tuple(int(part.argmax()) for part in self.log_probabilities())
 
     def noised(self, noise: float) -> Iterator[list[Floats]]:
-        """Without end: log-probabilities plus `noise` times Gumbel noise, whose arg-max draws from softmax(logits / noise).
+        """Log-probabilities plus `noise` times Gumbel noise, without end; the logits are those of the first.
 
-        The logits are those of the first call.
+        The arg-max of each draws from softmax(logits / noise).
         """
         exact = [part.detach().numpy() for part in self.log_probabilities()]
         while True:

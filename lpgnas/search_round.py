@@ -48,7 +48,7 @@ SIZES = ("expected", "derived", "feasible")
 RATES = {"adam": 0.03, "sgd": 0.5, "natural": 0.05}
 """Learning rate of the controllers for each rule of update."""
 MULTIPLIER_RATE = 0.02
-"""How fast the weight of a size grows while the derived model is over its budget."""
+"""Growth of the weight of a size with each sampled model, by the log of the arg-max model's share of the limit."""
 REDRAWS = 40
 """Samples that may be over the budget before one is projected under it."""
 MAX_KEPT = 20_000
@@ -205,6 +205,7 @@ class SearchRound:
         self._note(choices, loss)
 
     def _single_step(self, noise: float, temperature: float) -> None:
+        self._weigh_sizes(1)
         noised = self._sample(noise)
         choices = arg_max(noised)
         gates = self.controllers.gates(noised, temperature)
@@ -217,6 +218,7 @@ class SearchRound:
 
     def _pair_step(self, noise: float, temperature: float) -> None:
         """Two models on the same dropout; the weights take the mean of both losses."""
+        self._weigh_sizes(2)
         settings, state = self._settings, self._training.generator.get_state()
         pair: list[Choices] = []
         losses: list[Tensor] = []
@@ -291,14 +293,15 @@ class SearchRound:
         return self._seen[choices]
 
     def _size_weights(self) -> Floats:
-        """Weight of each limited size; with `derived`, what the arg-max model exceeds has gained weight."""
+        """Weight of each limited size: its part of beta, and with `derived` its multiplier."""
         count = len(self._multipliers)
-        even = np.full(count, self._settings.beta / max(1, count))
-        if self._settings.size != "derived":
-            return even
-        over = np.log(self._size(self.controllers.favourite()))
-        self._multipliers = np.maximum(0.0, self._multipliers + MULTIPLIER_RATE * over)
-        return even + self._multipliers
+        return np.full(count, self._settings.beta / max(1, count)) + self._multipliers
+
+    def _weigh_sizes(self, models: int) -> None:
+        """Dual ascent on the arg-max model, once a step of so many sampled models."""
+        if self._settings.size == "derived" and len(self._multipliers):
+            over = np.log(self._size(self.controllers.favourite()))
+            self._multipliers = np.maximum(0.0, self._multipliers + models * MULTIPLIER_RATE * over)
 
     def _size_loss(self, choices: Choices, gates: Sequence[Tensor]) -> Tensor:
         """The size loss, linear in the probabilities of each gene: its gradient is that of the expected size.
