@@ -2,7 +2,7 @@
 
     python -m benchmarks.round_step
 
-Each way of `benchmarks.differentiable` runs some steps on Cora under its budget; then every sampled architecture takes
+Each way runs some steps on Cora under the budget of `benchmarks.strategies`; then every sampled architecture takes
 one float32 training step of its own (forward, loss, backward, Adam) with the same engine. One thread; they take turns
 in blocks. Times depend on the machine, the ratio hardly.
 """
@@ -16,19 +16,23 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.differentiable import FIRST_SPLIT, ROUNDS
+from benchmarks.differentiable import FIRST_SPLIT
 from benchmarks.rows import RESULTS
 from benchmarks.strategies import Setting
 from lpgnas.layers import QuantizedModel
 from lpgnas.report import markdown_table
 from lpgnas.search_round import RoundSettings, SearchRound
 from lpgnas.search_space import Choices
-from lpgnas.strategy import round_tools
+from lpgnas.strategy import TEXTBOOK, round_tools
 from lpgnas.supernet import SupernetTraining
 from lpgnas.training import training_loss
 
 STEPS, BLOCKS = 40, 3
-SHOWN = ("textbook", "weights' formats mixed, feasible samples", "pairs, natural")
+SHOWN = {
+    "lpgnas-textbook": TEXTBOOK,
+    "lpgnas": RoundSettings(),
+    "lpgnas without mixed formats": RoundSettings(gradient="paired"),
+}
 
 
 def round_seconds(setting: Setting, settings: RoundSettings, seed: int) -> tuple[float, list[Choices]]:
@@ -72,10 +76,10 @@ def main() -> None:
     torch.set_num_threads(1)
     setting = Setting.of(options.dataset, FIRST_SPLIT, 0, options.data_root)
     lines = []
-    for name in SHOWN:
+    for name, settings in SHOWN.items():
         rounds, floats = [], []
         for block in range(BLOCKS + 1):
-            seconds, sampled = round_seconds(setting, ROUNDS[name], block)
+            seconds, sampled = round_seconds(setting, settings, block)
             rounds.append(seconds)
             floats.append(float_seconds(setting, sampled))
         ours, theirs = (1000 * sum(part[1:]) / BLOCKS for part in (rounds, floats))  # the first block compiles

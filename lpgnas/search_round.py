@@ -78,9 +78,9 @@ class RoundSettings:
         snapshots: derived models that are kept along the round, the last one included.
     """
 
-    gradient: str = "paired"
+    gradient: str = "paired+mixed"
     update: str = "natural"
-    size: str = "feasible"
+    size: str = "derived"
     beta: float = 0.0
     normalise: bool = True
     warm_up: float = 0.2
@@ -325,12 +325,12 @@ class SearchRound:
     # --- gates ---
 
     def _taps(self, choices: Choices, gates: Sequence[Tensor]) -> list[Tap]:
-        by_layer: list[dict[str, tuple[int, Tensor]]] = [{} for _ in range(self._space.depth)]
+        groups: dict[str, dict[str, tuple[int, Tensor]]] = {}
         for name, option, gate in zip(self.controllers.genes, choices, gates, strict=True):
-            layer, gene = name.split(".")
-            by_layer[int(layer.removeprefix("layer"))][gene] = (option, gate)
-        attentions = [layer.attention for layer in self._space.spec(choices).layers]
-        return [self._tap(genes, attention) for genes, attention in zip(by_layer, attentions, strict=True)]
+            group, _, gene = name.rpartition(".")
+            groups.setdefault(group, {})[gene] = (option, gate)
+        layers = enumerate(self._space.spec(choices).layers)
+        return [self._tap(groups[f"layer{index}"], layer.attention) for index, layer in layers]
 
     def _tap(self, genes: dict[str, tuple[int, Tensor]], attention: str) -> Tap:
         """The gates of one block: its formats at their tensors, its architecture at its output."""

@@ -146,7 +146,7 @@ def test_mixed_formats_get_the_gradient_of_the_mixture_and_change_no_value() -> 
 def test_gates_change_no_logits() -> None:
     choices = SPACE.draw(np.random.default_rng(3))
     spec = SPACE.spec(choices)
-    plain = made(RoundSettings())[1].logits(spec)
+    plain = made(RoundSettings("paired"))[1].logits(spec)
     searching, training = made(RoundSettings("textbook", "adam"))
     gates = [
         torch.nn.functional.one_hot(torch.tensor(k), n).double()
