@@ -70,18 +70,21 @@ class Controllers:
         while True:
             yield [part + noise * self._rng.gumbel(size=len(part)) for part in exact]
 
-    def gates(self, noised: Sequence[Floats], temperature: float) -> list[Tensor]:
-        """Straight-through one-hot vectors of the sample that `noised` names.
+    def gates(self, noised: Sequence[Floats], temperature: float, *, of_weights: bool = False) -> dict[str, Tensor]:
+        """Straight-through one-hot vectors of the sample that `noised` names, by gene; or of weights' formats alone.
 
         Their values are those of the arg-max, their gradients those of the softmax of the noised log-probabilities at
         this temperature.
         """
-        result = []
-        for part, shifted in zip(self.log_probabilities(), noised, strict=True):
+        result = {}
+        for name, logits, shut, shifted in zip(self.genes, self.logits, self._closed, noised, strict=True):
+            if of_weights and not is_weight_format(name):
+                continue
+            part = functional.log_softmax(logits + shut, 0)
             drawn = torch.from_numpy(shifted)
             soft = torch.softmax((part + (drawn - part).nan_to_num(0.0).detach()) / temperature, 0)
             hard = functional.one_hot(drawn.argmax(), len(part)).double()
-            result.append(hard + soft - soft.detach())
+            result[name] = hard + soft - soft.detach()
         return result
 
 
@@ -93,6 +96,11 @@ def arg_max(noised: Sequence[Floats]) -> Choices:
 def is_format(gene: str) -> bool:
     """Whether a gene belongs to the quantisation controller."""
     return gene.endswith("_format")
+
+
+def is_weight_format(gene: str) -> bool:
+    """Whether a gene is the format of a weight."""
+    return gene.endswith("_weight_format")
 
 
 class PairLearner:

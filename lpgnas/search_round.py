@@ -15,9 +15,10 @@ How a gradient reaches the choices (`RoundSettings.gradient`):
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
+from typing import Any
 
 import numpy as np
 import torch
@@ -105,11 +106,6 @@ class RoundSettings:
         """Whether a step samples two models."""
         return self.gradient.startswith("paired")
 
-    @property
-    def gated(self) -> bool:
-        """Whether the sampled outputs carry straight-through gates."""
-        return self.gradient != "paired"
-
 
 @dataclass(frozen=True)
 class Snapshot:
@@ -125,6 +121,20 @@ class RoundResult:
 
     steps: tuple[SupernetStep, ...]
     snapshots: tuple[Snapshot, ...]
+
+
+@dataclass(frozen=True)
+class _Gate:
+    """A gene's sampled option, its straight-through one-hot vector, and its open options."""
+
+    option: int
+    one_hot: Tensor
+    options: tuple[int, ...]
+
+    @property
+    def chosen(self) -> Tensor:
+        """The entry of the sampled option: 1, with a gradient."""
+        return self.one_hot[self.option]
 
 
 class SearchRound:
@@ -227,9 +237,10 @@ class SearchRound:
         for _ in range(2):
             noised = self._sample(noise)
             choices = arg_max(noised)
-            gates = self.controllers.gates(noised, temperature) if settings.gated else None
+            taps: Sequence[Tap] = ()
+            if settings.gradient == "paired+mixed":
+                taps = self._taps(choices, self.controllers.gates(noised, temperature, of_weights=True))
             self._training.generator.set_state(state)
-            taps = () if gates is None else self._taps(choices, gates)
             logits = self._training.logits(self._space.spec(choices), taps)
             pair.append(choices)
             losses.append(self._training.loss(logits))
@@ -303,7 +314,7 @@ class SearchRound:
             over = np.log(self._size(self.controllers.favourite()))
             self._multipliers = np.maximum(0.0, self._multipliers + models * MULTIPLIER_RATE * over)
 
-    def _size_loss(self, choices: Choices, gates: Sequence[Tensor]) -> Tensor:
+    def _size_loss(self, choices: Choices, gates: Mapping[str, Tensor]) -> Tensor:
         """The size loss, linear in the probabilities of each gene: its gradient is that of the expected size.
 
         Each option's coefficient is the size of the sampled model with that option instead.
@@ -312,7 +323,7 @@ class SearchRound:
         if not len(self._multipliers):
             return total
         weights = self._size_weights()
-        for gene, gate in enumerate(gates):
+        for gene, gate in enumerate(gates.values()):
             if len(self._options[gene]) < 2:
                 continue
             swapped = torch.zeros(len(gate), dtype=torch.float64)
@@ -324,51 +335,62 @@ class SearchRound:
 
     # --- gates ---
 
-    def _taps(self, choices: Choices, gates: Sequence[Tensor]) -> list[Tap]:
-        groups: dict[str, dict[str, tuple[int, Tensor]]] = {}
-        for name, option, gate in zip(self.controllers.genes, choices, gates, strict=True):
+    def _taps(self, choices: Choices, gates: Mapping[str, Tensor]) -> list[Tap]:
+        groups: dict[str, dict[str, _Gate]] = {}
+        for name, option, options in zip(self.controllers.genes, choices, self._options, strict=True):
             group, _, gene = name.rpartition(".")
-            groups.setdefault(group, {})[gene] = (option, gate)
+            if name in gates:
+                groups.setdefault(group, {})[gene] = _Gate(option, gates[name], options)
         layers = enumerate(self._space.spec(choices).layers)
         return [self._tap(groups[f"layer{index}"], layer.attention) for index, layer in layers]
 
-    def _tap(self, genes: dict[str, tuple[int, Tensor]], attention: str) -> Tap:
+    def _tap(self, genes: dict[str, _Gate], attention: str) -> Tap:
         """The gates of one block: its formats at their tensors, its architecture at its output."""
         mixed, textbook = "mixed" in self._settings.gradient, self._settings.gradient in ("textbook", "mixed")
         learned = ATTENTIONS.get(attention).learned
         architecture = [
-            gate[option]
-            for name, (option, gate) in genes.items()
+            gate.chosen
+            for name, gate in genes.items()
             if textbook and not is_format(name) and (learned or name != "heads")
         ]
         product = list(accumulate(architecture, torch.mul))[-1:]
 
         def tap(component: Component, real: Tensor, quantized: Tensor) -> Tensor:
             name = f"{component.value}_format"
-            result = quantized
-            if name in genes and mixed and component in WEIGHTS:
-                result = result + self._mixture(genes[name][1], real)
-            elif name in genes and textbook:
-                option, gate = genes[name]
-                result = result * gate[option].to(result.dtype)
+            result, gate = quantized, genes.get(name)
+            if gate is not None and mixed and component in WEIGHTS:
+                result = self._mixed(gate.one_hot, real, quantized, gate.options)
+            elif gate is not None and textbook:
+                result = result * gate.chosen.to(result.dtype)
             if component in (Component.ACTIVATION, Component.OUTPUT) and product:
                 result = result * product[0].to(result.dtype)
             return result
 
         return tap
 
-    def _mixture(self, gate: Tensor, weight: Tensor) -> Tensor:
-        """A zero with the gradient of `sum_k p_k Q_k(W)` by the probabilities."""
-        total: Tensor | None = None
-        for option, text in enumerate(self._space.weight_formats):
-            choice = FormatChoice.parse(text)
-            with torch.no_grad():
-                values = quantize_weight(weight, choice, weight_fraction(weight, choice))
-            part = gate[option].to(values.dtype) * values
-            total = part if total is None else total + part
-        if total is None:
-            return torch.zeros_like(weight)
-        return total - total.detach()
+    def _mixed(self, gate: Tensor, weight: Tensor, quantized: Tensor, options: Sequence[int]) -> Tensor:
+        """`quantized` as it is, with the gradient of `sum_k p_k Q_k(W)` by the probabilities of these options."""
+        choices = [FormatChoice.parse(self._space.weight_formats[option]) for option in options]
+        with torch.no_grad():
+            values = [quantize_weight(weight, choice, weight_fraction(weight, choice)) for choice in choices]
+        result: Tensor = _Mixed.apply(quantized, gate[list(options)], *values)  # type: ignore[no-untyped-call]
+        return result
+
+
+class _Mixed(torch.autograd.Function):
+    """The first tensor; the gradient of the second [K] is that of a sum of the K others weighted by it."""
+
+    @staticmethod
+    def forward(ctx: Any, quantized: Tensor, gate: Tensor, *values: Tensor) -> Tensor:  # noqa: ANN401
+        ctx.save_for_backward(*values)
+        ctx.type = gate.dtype
+        return quantized.view_as(quantized)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
+        values = ctx.saved_tensors
+        to_gate = torch.stack([torch.vdot(gradient.reshape(-1), value.reshape(-1)) for value in values])
+        return (gradient, to_gate.to(ctx.type), *(None for _ in values))
 
 
 def _annealed(ends: tuple[float, float], done: float) -> float:

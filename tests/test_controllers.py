@@ -84,7 +84,7 @@ def test_noised_arg_max_draws_from_the_softmax() -> None:
 def test_gates_are_one_hot_with_the_gradient_of_the_softmax() -> None:
     made = controllers()
     noised = next(made.noised(1.0))
-    gates = made.gates(noised, 0.5)
+    gates = list(made.gates(noised, 0.5).values())
     weights = [torch.arange(len(gate), dtype=torch.float64) for gate in gates]
     for gate, option in zip(gates, arg_max(noised), strict=True):
         assert torch.equal(gate.detach().round(decimals=12), torch.eye(len(gate), dtype=torch.float64)[option])
@@ -103,7 +103,15 @@ def test_closed_options_are_never_drawn() -> None:
     assert {arg_max(next(made.noised(1.0))) for _ in range(20)} == {made.favourite()}
     assert made.favourite() == tuple(one[0] for one in options)
     assert all(np.isfinite(part).all() for part in made.preferences())
-    assert all(torch.isfinite(gate).all() for gate in made.gates(next(made.noised(1.0)), 1.0))
+    assert all(torch.isfinite(gate).all() for gate in made.gates(next(made.noised(1.0)), 1.0).values())
+
+
+def test_gates_of_weights_alone() -> None:
+    made = controllers()
+    noised = next(made.noised(1.0))
+    some, every = made.gates(noised, 1.0, of_weights=True), made.gates(noised, 1.0)
+    assert set(some) == {"layer0.linear_weight_format", "layer0.attention_weight_format"}
+    assert len(every) == len(COUNTS) and all(gate.equal(every[name]) for name, gate in some.items())
 
 
 def test_two_controllers_hold_all_logits() -> None:

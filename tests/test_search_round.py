@@ -118,7 +118,8 @@ def test_the_size_loss_has_the_gradient_of_the_expected_size() -> None:
         weight = torch.stack([part[k] for part, k in zip(parts, choices, strict=True)]).prod()
         expected = expected + weight * 0.5 * float(shares(space.spec(choices))[0])
         gates = [part.detach().clone().requires_grad_() for part in parts]
-        searching._size_loss(choices, gates).backward()  # type: ignore[no-untyped-call]
+        named = dict(zip(searching.controllers.genes, gates, strict=True))
+        searching._size_loss(choices, named).backward()  # type: ignore[no-untyped-call]
         for place, gate in enumerate(gates):
             sampled[place] += float(weight.detach()) * (0.0 if gate.grad is None else gate.grad.numpy())
     expected.backward()  # type: ignore[no-untyped-call]
@@ -133,14 +134,17 @@ def test_mixed_formats_get_the_gradient_of_the_mixture_and_change_no_value() -> 
     searching, _ = made(RoundSettings("mixed", "adam"))
     gate = torch.tensor([0.1, 0.2, 0.3, 0.4], dtype=torch.float64, requires_grad=True)
     weight, slope = torch.randn(5, 6), torch.randn(5, 6)
-    zero = searching._mixture(gate, weight)
-    assert not zero.detach().any()
-    (zero * slope).sum().backward()  # type: ignore[no-untyped-call]
+    quantized = torch.randn(5, 6, requires_grad=True)
+    same = searching._mixed(gate, weight, quantized, (0, 1, 3))
+    assert same.equal(quantized)
+    (same * slope).sum().backward()  # type: ignore[no-untyped-call]
     for option, name in enumerate(SPACE.weight_formats):
         choice = FormatChoice.parse(name)
         expected = (quantize_weight(weight, choice, weight_fraction(weight, choice)) * slope).sum()
         assert gate.grad is not None
-        assert np.isclose(float(gate.grad[option]), float(expected), rtol=1e-5)
+        assert np.isclose(float(gate.grad[option]), 0.0 if option == 2 else float(expected), rtol=1e-5)
+    assert quantized.grad is not None
+    assert quantized.grad.equal(slope)
 
 
 def test_gates_change_no_logits() -> None:
@@ -148,10 +152,7 @@ def test_gates_change_no_logits() -> None:
     spec = SPACE.spec(choices)
     plain = made(RoundSettings("paired"))[1].logits(spec)
     searching, training = made(RoundSettings("textbook", "adam"))
-    gates = [
-        torch.nn.functional.one_hot(torch.tensor(k), n).double()
-        for k, (_, n) in zip(choices, SPACE.genes(), strict=True)
-    ]
+    gates = {name: torch.eye(n, dtype=torch.float64)[k] for k, (name, n) in zip(choices, SPACE.genes(), strict=True)}
     assert training.logits(spec, searching._taps(choices, gates)).equal(plain)
 
 
