@@ -18,7 +18,11 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 Kind = Literal["early", "final", "chosen"]
-KINDS: dict[Kind, str] = {"early": "left on an earlier rung", "final": "trained to the end", "chosen": "chosen"}
+KINDS: dict[Kind, str] = {
+    "early": "left on an earlier rung, or derived earlier in a round",
+    "final": "trained to the end",
+    "chosen": "chosen",
+}
 
 
 @dataclass(frozen=True)
@@ -99,7 +103,8 @@ def _panel(title: str, sizes: list[int], shown: list[CandidateFacts], limit: int
     last_rung = max(one.rung for one in shown)
     points = []
     for one, bits in zip(shown, sizes, strict=True):
-        kind: Kind = "chosen" if one.number == winner else "final" if one.rung == last_rung else "early"
+        ended = one.rung == last_rung and one.epochs > 0
+        kind: Kind = "chosen" if one.number == winner else "final" if ended else "early"
         label = (
             f"candidate {one.number}: {percent(one.accuracy)} after {one.epochs} epochs, {title} {format_bits(bits)}"
         )

@@ -481,7 +481,7 @@ def _rate_shared(candidate: Candidate, training: SupernetTraining, task: Task) -
     if refused:
         return Trial(candidate.number, 0, 0, -1.0, float("inf"), -1.0, refused)
     rated = selection_score(made, task)
-    return Trial(candidate.number, 0, 0, rated.accuracy, rated.loss, rated.score, "shared weights")
+    return Trial(candidate.number, 0, 0, rated.accuracy, rated.loss, rated.score)
 
 
 class Draws:
