@@ -27,7 +27,8 @@ from lpgnas.datasets import load_dataset, make_split
 from lpgnas.graph import Graph
 from lpgnas.kernels.executor import Executor
 from lpgnas.lowering import lower
-from lpgnas.number_formats import FLOAT32, FormatChoice
+from lpgnas.manual_models import ModelShape, UniformFormats, manual_spec
+from lpgnas.number_formats import FormatChoice
 from lpgnas.preparation import default_max_degree
 from lpgnas.report import markdown_table
 from lpgnas.teachers import TeacherSettings, soft_labels
@@ -35,7 +36,6 @@ from lpgnas.training import (
     TrainedModel,
     TrainingData,
     TrainingSettings,
-    gcn_spec,
     train_model,
     transductive_data,
 )
@@ -74,15 +74,11 @@ def measure(
     """Train one model and measure it."""
     binary = bool(np.isin(graph.x if isinstance(graph.x, np.ndarray) else graph.x.data, (0.0, 1.0)).all())
     quantized = row.weights != "float32"
-    spec = gcn_spec(
-        graph.num_features,
-        graph.num_classes,
-        16,
-        weights=FormatChoice.parse(row.weights),
-        activations=FormatChoice.parse(row.activations),
-        input_format=FormatChoice("fixed", 1 if binary else 8) if quantized else FLOAT32,
-        row_normalize=True,
+    shape = ModelShape(
+        graph.num_features, graph.num_classes, FormatChoice("fixed", 1 if binary else 8), row_normalize=True
     )
+    formats = UniformFormats(FormatChoice.parse(row.weights), FormatChoice.parse(row.activations))
+    spec = manual_spec("gcn", shape, 16, formats)
     trained = train_model(spec, data, row.settings, seed, teacher=teacher if row.settings.distillation else None)
     classes, sizes = _integer(trained, graph) if quantized else _float(trained, data)
     if graph.y is None:

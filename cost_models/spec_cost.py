@@ -27,6 +27,7 @@ from lpgnas.cost_models.rows import (
 )
 from lpgnas.errors import SpecError
 from lpgnas.integer_program import MAX_SCORE_FRACTION
+from lpgnas.number_formats import FLOAT32
 from lpgnas.operators import ACTIVATIONS, ATTENTIONS
 from lpgnas.registry import Registry
 from lpgnas.spec import LayerSpec, ModelSpec
@@ -69,7 +70,7 @@ def spec_cost(
     *,
     latency: LatencyTable | None = None,
 ) -> CostReport:
-    """The cost of a model with these choices.
+    """The cost of a model with these choices; a float32 block has biases of 32 bits, and no tables, shifts or clamps.
 
     Args:
         spec: the choices.
@@ -88,7 +89,8 @@ def spec_cost(
         score_fractions = (MAX_SCORE_FRACTION,) * len(spec.layers)
     if len(score_fractions) != len(spec.layers):
         raise SpecError(f"{len(score_fractions)} score fractions for {len(spec.layers)} layers")
-    rows = [CostRow(-1, "parameters", 0, weight_bits=2 * SHIFT_BITS)]  # fractions of the input and of the logits
+    # fractions of the input and of the logits
+    rows = [] if spec.is_float else [CostRow(-1, "parameters", 0, weight_bits=2 * SHIFT_BITS)]
     peak, columns, bits = 0, spec.num_features, spec.input_format.bits
     coefficients: set[tuple[str, bool]] = {("row", False)} if spec.row_normalize else set()
     for index, layer in enumerate(spec.layers):
@@ -128,7 +130,9 @@ class _Block:
         self._score = self._attention.score
         self._aggregation = AGGREGATION_COSTS.get(layer.aggregation)
         self._shortcut = SHORTCUT_COSTS.get(layer.shortcut)
-        self._table = ACTIVATIONS.get(layer.activation).function is not None
+        # a float block computes its functions: it has no tables, shifts or clamps
+        self._float = layer.formats[Component.MESSAGE] == FLOAT32
+        self._table = ACTIVATIONS.get(layer.activation).function is not None and not self._float
         self._weight_bits = layer.formats[Component.LINEAR_WEIGHT].bits
         self._message_bits = layer.formats[Component.MESSAGE].bits
         self.output_bits = layer.formats[Component.OUTPUT if last else Component.ACTIVATION].bits
@@ -141,7 +145,10 @@ class _Block:
             yield CostRow(index, "shortcut_weight", bits, weight_bits=weights)
         if self._score is not None:
             yield from self._score_weight_rows(self._score, score_fraction)
-        yield CostRow(index, "bias", BIAS_BITS, weight_bits=layer.width * BIAS_BITS)
+        bias_bits = FLOAT32.bits if self._float else BIAS_BITS
+        yield CostRow(index, "bias", bias_bits, weight_bits=layer.width * bias_bits)
+        if self._float:
+            return
         if self._table:
             table = (1 << layer.formats[Component.AGGREGATE].bits) * self.output_bits
             yield CostRow(index, "activation_table", self.output_bits, weight_bits=table)
@@ -156,6 +163,8 @@ class _Block:
         bits = layer.formats[Component.ATTENTION_WEIGHT].bits
         for name in score.weights:
             yield CostRow(index, f"{name}_attention_weight", bits, weight_bits=layer.width * bits)
+        if self._float:
+            return
         entries = 8 << score_fraction
         yield CostRow(index, "softmax_table", PROBABILITY_BITS, weight_bits=entries * PROBABILITY_BITS)
         if score.table is not None:

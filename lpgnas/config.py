@@ -12,10 +12,17 @@ from typing import Any
 
 from lpgnas.budget import Budget
 from lpgnas.errors import ConfigError
+from lpgnas.manual_models import MANUAL_MODELS
+from lpgnas.number_formats import FLOAT32, FormatChoice
+from lpgnas.spec import MAX_WIDTH
 
-STRATEGIES = ("feasible", "random")
+SEARCHES = ("feasible", "lpgnas", "lpgnas-textbook", "random")
+"""Strategies that search."""
+STRATEGIES = (*SEARCHES, "uniform")
 PATHS = ("spec", "latency_table", "teacher_file", "supernet_file")
 """Options that name a file."""
+LEAST_BITS, MOST_BITS = 2, 16
+"""Of the codes of a uniform model."""
 MAX_SEED = 1_000_000
 MAX_THREADS = 256
 
@@ -38,9 +45,16 @@ class RunConfig:
         latency_budget: time text such as `2ms`, or empty for none; needs a `latency_table`.
         latency_table: path of a table of measured operations (docs/budgets.md), or empty; relative as `dataset`.
         seed: of search and training.
-        strategy: `feasible` (supernet, then draws that learn from real trainings) or `random` (uniform feasible draws).
+        strategy: `feasible` (supernet, then draws that learn from real trainings), `lpgnas` (two controllers and shared
+            weights in one differentiable round), `lpgnas-textbook` (the same with the textbook's gradient), `random`
+            (uniform feasible draws) or `uniform` (no search: the model of the next four options).
+        architecture: of the strategy `uniform`, a name of `lpgnas.manual_models`.
+        hidden: width of its blocks but the last.
+        weight_format: of all its weights, such as `fixed4`.
+        activation_bits: of all its codes.
         candidates: feasible specs that the search trains.
-        supernet_steps: training steps of the supernet, for the strategy `feasible`.
+        supernet_steps: training steps of the supernet, for the strategies but `random` and `uniform`; `lpgnas` spends
+            them, and those of the trainings of `candidates`, on its round.
         epochs: of the final training; the search's rungs take a fifth, a half and all of them.
         restarts: trainings of the winner from different initial weights; the best on the selection nodes stays.
         learning_rate: of Adam, for searched models and the teacher; references choose between it and 0.01.
@@ -70,6 +84,10 @@ class RunConfig:
     latency_table: str = ""
     seed: int = 0
     strategy: str = "feasible"
+    architecture: str = "gcn"
+    hidden: int = 16
+    weight_format: str = "fixed4"
+    activation_bits: int = 8
     candidates: int = 16
     supernet_steps: int = 300
     epochs: int = 200
@@ -88,8 +106,6 @@ class RunConfig:
         for name, least in (("candidates", 1), ("epochs", 5), ("restarts", 1), ("reference_seeds", 0), ("threads", 1)):
             if getattr(self, name) < least:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least {least}")
-        if self.strategy not in STRATEGIES:
-            raise ConfigError(f"strategy is {self.strategy!r}; it must be one of {', '.join(STRATEGIES)}")
         for name in ("seed", "split_seed", "max_degree", "supernet_steps"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must not be negative")
@@ -100,6 +116,7 @@ class RunConfig:
             raise ConfigError(f"learning_rate is {self.learning_rate}; it must be above 0 and below 10")
         if not 0.0 <= self.distillation_weight <= 1.0:
             raise ConfigError(f"distillation_weight is {self.distillation_weight}; it must be in 0 to 1")
+        self._check_strategy()
         self._check_limits()
 
     def _check_limits(self) -> None:
@@ -107,6 +124,23 @@ class RunConfig:
             raise ConfigError(
                 f"latency_budget is {self.latency_budget!r} without a latency_table; give one with --latency-table"
             )
+
+    def _check_strategy(self) -> None:
+        if self.strategy == "pdnas":
+            raise ConfigError(
+                "strategy 'pdnas' searches float32 models, which have no integer form to lower; "
+                "`lpgnas reproduce` runs it, and `lpgnas.pdnas.search_float` in Python"
+            )
+        if self.strategy not in STRATEGIES:
+            raise ConfigError(f"strategy is {self.strategy!r}; it must be one of {', '.join(STRATEGIES)}")
+        MANUAL_MODELS.get(self.architecture)
+        if not 1 <= self.hidden <= MAX_WIDTH:
+            raise ConfigError(f"hidden is {self.hidden}; it must be in 1 to {MAX_WIDTH}")
+        if not LEAST_BITS <= self.activation_bits <= MOST_BITS:
+            raise ConfigError(f"activation_bits is {self.activation_bits}; it must be in {LEAST_BITS} to {MOST_BITS}")
+        choice = FormatChoice.parse(self.weight_format)
+        if choice == FLOAT32:
+            raise ConfigError("weight_format is float32, which cannot be lowered to integers; give fixed8 or less")
 
     def budget(self) -> Budget:
         """The parsed budgets."""

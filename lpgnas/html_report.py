@@ -259,10 +259,11 @@ def _candidates(facts: RunFacts) -> Html:
         return element("p", "The spec was given; nothing was searched.", class_="note")
     search, panels = facts.stages["search"], pareto_panels(facts)
     refused = sum(one.accuracy < 0.0 for one in facts.candidates)
-    told = (
-        f"{len(facts.candidates)} candidates, {search['steps']:,} training steps, all within the budget; each stands "
-        "at the last rung that it reached, so that those left early were trained for less."
-    )
+    told = f"{len(facts.candidates)} candidates, {search['steps']:,} training steps, all within the budget; "
+    if any(one.epochs for one in facts.candidates):
+        told += "each stands at the last rung that it reached, so that those left early were trained for less."
+    else:
+        told += "each was derived in the search round and is rated with its shared weights; the last one is trained."
     if refused:
         told += f" {refused} without an exact integer form are not drawn."
     for panel, limit in zip(panels, map(facts.budget.get, ("weight_bits", "buffer_bits")), strict=False):

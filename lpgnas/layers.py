@@ -6,6 +6,7 @@ with `float32` formats is the full-precision reference. Parameters start as in P
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 
 import numpy as np
@@ -36,6 +37,10 @@ from lpgnas.torch_scores import TorchScores
 BIAS_EXTRA_PLACES = 8
 """A bias needs no more binary places than its block's output plus these."""
 
+Tap = Callable[[Component, Tensor, Tensor], Tensor]
+"""What a supernet does with a quantised tensor before it is used: component, real tensor, quantised tensor -> tensor of
+the same values, whose gradient also reaches choices."""
+
 
 class QuantizedLayer(nn.Module):
     """One block with its trainable parameters and its calibrated fractions (buffers, int64 scalars).
@@ -51,6 +56,7 @@ class QuantizedLayer(nn.Module):
         self.activation = ACTIVATIONS.get(spec.activation)
         self.attention = ATTENTIONS.get(spec.attention)
         self.output = Component.OUTPUT if last else Component.ACTIVATION
+        self.tap: Tap | None = None
         self.weight = _glorot(spec.width, input_width)
         self.bias = nn.Parameter(torch.zeros(spec.width))
         if spec.shortcut == "linear":
@@ -91,7 +97,7 @@ class QuantizedLayer(nn.Module):
         elif self.spec.shortcut == "linear":
             skip = product(self._weight(self.shortcut_weight, Component.LINEAR_WEIGHT, "shortcut_weight").t())
             total = total + self._quantize(skip, Component.MESSAGE, "shortcut", observe=observe)
-        return self._activate(total, factor, observe=observe)
+        return self._tapped(self.output, total, self._activate(total, factor, observe=observe))
 
     def codes(self) -> LayerCodes:
         """The codes and fractions that lowering needs (float64, exact)."""
@@ -143,7 +149,10 @@ class QuantizedLayer(nn.Module):
         return self._weight_codes(weight, Component.ATTENTION_WEIGHT, fraction_name(name))
 
     def _weight(self, weight: Tensor, component: Component, name: str) -> Tensor:
-        return quantize_weight(weight, self._choice(component), self._fraction(name))
+        return self._tapped(component, weight, quantize_weight(weight, self._choice(component), self._fraction(name)))
+
+    def _tapped(self, component: Component, real: Tensor, quantized: Tensor) -> Tensor:
+        return quantized if self.tap is None else self.tap(component, real, quantized)
 
     def _weight_codes(self, weight: Tensor, component: Component, name: str) -> Quantized:
         fraction = self._fraction(name)
@@ -160,14 +169,15 @@ class QuantizedLayer(nn.Module):
         """`value` [N, K] times `row` [N, 1] as a signed fixed-point tensor, with the fraction called `name`."""
         choice = self._choice(component)
         if choice == FLOAT32:
-            return _scaled(value, row)
+            return self._tapped(component, value, _scaled(value, row))
         if observe:
             fraction = calibrated_fraction(_scaled(value, row), choice.bits, signed=True, rounding=self.rounding)
             if component is Component.SCORE:
                 fraction = max(0, min(MAX_SCORE_FRACTION, fraction))
             self._set_fraction(name, fraction)
         low, high = code_range(choice.bits, signed=True)
-        return round_rows(value, self._fraction(name), low, high, self.rounding, row=row)
+        rounded = round_rows(value, self._fraction(name), low, high, self.rounding, row=row)
+        return self._tapped(component, value, rounded)
 
     def _aggregate(self, message: Tensor, near: Neighbourhood, *, observe: bool) -> tuple[Tensor, Tensor | None]:
         """Sum or max of the weighted messages, [N, width], and the factor [N, 1] that the target side owes them."""
@@ -248,6 +258,7 @@ class QuantizedLayer(nn.Module):
             return round_rows(total, fmt.fraction, low, high, self.rounding, row=row, bias=bias)
         source = FixedPoint(self._choice(Component.AGGREGATE).bits, self._fraction("aggregate"))
         value = round_rows(total, source.fraction, source.low, source.high, self.rounding, row=row, bias=bias)
+        value = self._tapped(Component.AGGREGATE, total, value)
         table, slope = _activation_values(self.activation, source, fmt, self.rounding)
         return look_up(value, source.fraction, source.low, table, slope)  # the table's value, the function's slope
 

@@ -22,7 +22,7 @@ from lpgnas.config import RunConfig
 from lpgnas.cost_models.latency import LatencyTable
 from lpgnas.cost_models.program_cost import program_cost
 from lpgnas.cost_models.spec_cost import spec_cost
-from lpgnas.errors import CheckFailed, InfeasibleBudget, LoweringError, LpgnasError, RunFolderError, SpecError
+from lpgnas.errors import CheckFailed, InfeasibleBudget, LpgnasError, RunFolderError, SpecError
 from lpgnas.export.files import export_files
 from lpgnas.graph import Graph
 from lpgnas.graph_tensors import graph_tensors
@@ -30,6 +30,7 @@ from lpgnas.integer_program import IntegerProgram
 from lpgnas.kernels.executor import Executor
 from lpgnas.layers import QuantizedModel
 from lpgnas.lowering import lower, refuse_float
+from lpgnas.manual_models import ModelShape, UniformFormats, manual_spec
 from lpgnas.model_file import model_bytes, model_from_bytes
 from lpgnas.preparation import default_search_space, graph_fingerprint, prepare
 from lpgnas.program_file import load_program, to_bytes
@@ -54,18 +55,16 @@ from lpgnas.strategy import (
     Candidate,
     Rung,
     SearchSettings,
-    Selection,
     Task,
     Trial,
-    refusal,
     require_feasible,
     search,
-    selection_score,
+    train_best,
 )
 from lpgnas.supernet import SupernetStep
 from lpgnas.teacher_file import read_teacher
 from lpgnas.teachers import TeacherSettings, soft_labels
-from lpgnas.training import TrainedModel, TrainingSettings, train_model
+from lpgnas.training import TrainingSettings
 from lpgnas.trials import TrialTable, read_supernet, supernet_csv
 from lpgnas.verification import Comparison, Form, forms_of, unseen_graphs, verify_forms
 
@@ -310,8 +309,9 @@ class Run:
             InfeasibleBudget: no model of the space, or not the given one, fits; before anything is written.
         """
         started = time.monotonic()
-        if self.config.spec:
-            spec = self._given_spec()
+        if self.config.spec or self.config.strategy == "uniform":
+            spec = self._given_spec() if self.config.spec else self._uniform_spec()
+            self._check_budget(spec)
             files = self._save_inputs() | self._save(SPEC, spec.to_json())
             self._finish("search", files, started, steps=0)
             return
@@ -348,10 +348,10 @@ class Run:
             done=table.known(),
             on_trial=on_trial,
             supernet=supernet,
-            on_step=lambda: progress.advance(1, "supernet"),
+            on_step=lambda: progress.advance(1, "supernet" if config.strategy == "feasible" else "search round"),
             on_supernet=on_supernet,
         )
-        for name in (CANDIDATES, SUPERNET) if config.strategy == "feasible" else (CANDIDATES,):
+        for name in (CANDIDATES,) if config.strategy == "random" else (CANDIDATES, SUPERNET):
             files[name] = sha256(read_file(self.folder / name))
         files |= self._save(SPEC, result.best.spec.to_json())
         self._finish(
@@ -406,6 +406,9 @@ class Run:
         if shared is not None:
             self._save(SUPERNET, supernet_csv(space, shared))
             return shared
+        if self.config.strategy != "feasible":
+            # the steps of a round leave nothing to go on from: its weights and controllers are trained together
+            return None
         steps = read_supernet(self.folder / SUPERNET, space)
         return steps if steps is not None and len(steps) == self.config.supernet_steps else None
 
@@ -442,12 +445,30 @@ class Run:
                 f"{graph.name} has {graph.num_features} and {graph.num_classes}"
             )
         refuse_float(spec)
+        return spec
+
+    def _uniform_spec(self) -> ModelSpec:
+        """The manual model with one format for weights and one for codes."""
+        config, space = self.config, self.space()
+        shape = ModelShape(
+            space.num_features,
+            space.num_classes,
+            space.input_format,
+            space.input_signed,
+            space.row_normalize,
+            space.rounding,
+        )
+        formats = UniformFormats.of(config.weight_format, config.activation_bits)
+        return manual_spec(config.architecture, shape, config.hidden, formats)
+
+    def _check_budget(self, spec: ModelSpec) -> None:
+        """Refuse a spec that was not searched and does not fit."""
         cost, budget = spec_cost(spec, self.prepared.size, latency=self.latency), self.config.budget()
         excess = budget.excess(cost)
         if excess:
             needs = ", ".join(f"{name} {cost.quantity(name)}" for name in excess)
-            raise InfeasibleBudget(f"{self.config.spec} does not fit the budget ({budget}): it needs {needs}")
-        return spec
+            what = self.config.spec or f"the uniform {self.config.architecture}"
+            raise InfeasibleBudget(f"{what} does not fit the budget ({budget}): it needs {needs}")
 
     def spec(self) -> ModelSpec:
         """The searched (or given) spec."""
@@ -458,34 +479,17 @@ class Run:
         started = time.monotonic()
         spec, task = self.spec(), self.task()
         progress = Progress("training", self.config.restarts * self.config.epochs, self._stream)
-        best: tuple[float, float, int] | None = None
-        kept: TrainedModel | None = None
-        selection: Selection | None = None
-        reasons: list[str] = []
-        for restart in range(self.config.restarts):
-            seed = self.config.seed * 1000 + 500 + restart
-            trained = train_model(
-                spec, task.data, task.settings, seed, teacher=task.teacher, progress=lambda _: progress.advance()
-            )
-            refused = refusal(trained, task.max_degree)
-            if refused:
-                reasons.append(refused)
-                continue
-            rated = selection_score(trained, task)
-            rank = (-rated.score, rated.loss, restart)
-            if best is None or rank < best:
-                best, kept, selection = rank, trained, rated
-        if kept is None or best is None or selection is None:
-            raise LoweringError(f"none of {self.config.restarts} trainings gave an exact integer form: {reasons[0]}")
-        files = self._save(MODEL, model_bytes(kept.model))
+        seeds = [self.config.seed * 1000 + 500 + restart for restart in range(self.config.restarts)]
+        kept = train_best(spec, task, seeds, lambda _: progress.advance())
+        files = self._save(MODEL, model_bytes(kept.trained.model))
         self._finish(
             "train",
             files,
             started,
-            stop_accuracy=kept.stop_accuracy,
-            selection_accuracy=selection.accuracy,
-            selection_score=selection.score,
-            restart=best[2],
+            stop_accuracy=kept.trained.stop_accuracy,
+            selection_accuracy=kept.selection.accuracy,
+            selection_score=kept.selection.score,
+            restart=kept.restart,
             distillation=self.config.distillation,
         )
 

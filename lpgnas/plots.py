@@ -19,7 +19,11 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 Kind = Literal["early", "final", "chosen"]
-KINDS: dict[Kind, str] = {"early": "left on an earlier rung", "final": "trained to the end", "chosen": "chosen"}
+KINDS: dict[Kind, str] = {
+    "early": "left on an earlier rung, or derived earlier in a round",
+    "final": "trained to the end",
+    "chosen": "chosen",
+}
 
 
 @dataclass(frozen=True)
@@ -101,7 +105,8 @@ def pareto_panels(facts: RunFacts) -> tuple[Panel, ...]:
     last_rung = max(one.rung for one in shown)
 
     def mark(one: CandidateFacts, title: str, bits: int) -> Mark:
-        kind: Kind = "chosen" if one.number == facts.winner else "final" if one.rung == last_rung else "early"
+        ended = one.rung == last_rung and one.epochs > 0
+        kind: Kind = "chosen" if one.number == facts.winner else "final" if ended else "early"
         told = f"candidate {one.number}: {percent(one.accuracy)} after {one.epochs} epochs, {title} {format_bits(bits)}"
         return Mark(one.number, bits, one.accuracy, kind, told)
 

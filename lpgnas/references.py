@@ -12,10 +12,11 @@ from torch import Tensor
 from lpgnas.config import RunConfig
 from lpgnas.graph import BoolArray, Graph
 from lpgnas.graph_tensors import graph_tensors
+from lpgnas.manual_models import ModelShape, manual_spec
 from lpgnas.preparation import Prepared
 from lpgnas.progress import Progress
 from lpgnas.strategy import Task, selection_score
-from lpgnas.training import TrainedModel, gcn_spec, train_model
+from lpgnas.training import TrainedModel, train_model
 
 KIPF_RATE = 0.01
 """Learning rate of Kipf & Welling (2017); a reference chooses between it and that of the run."""
@@ -59,9 +60,8 @@ def measure_references(
     graph, test = prepared.graph, prepared.split.test
     if not test.any() or not config.reference_seeds:
         return {}
-    spec = gcn_spec(
-        graph.num_features, graph.num_classes, HIDDEN, row_normalize=row_normalize, input_signed=input_signed
-    )
+    shape = ModelShape(graph.num_features, graph.num_classes, row_normalize=row_normalize, input_signed=input_signed)
+    spec = manual_spec("gcn", shape, HIDDEN)
     tensors = graph_tensors(graph, None, spec.rounding, row_normalize=row_normalize)
     kinds = {"gcn16_fp32": None} | ({"gcn16_fp32_distilled": teacher} if teacher is not None else {})
     results = {}

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from lpgnas.attentions.score import Attention
 from lpgnas.components import WEIGHTS, Component
 from lpgnas.errors import ConfigError
-from lpgnas.number_formats import FIXED1, FormatChoice, Rounding
+from lpgnas.number_formats import FIXED1, FLOAT32, FormatChoice, Rounding
 from lpgnas.operators import ACTIVATIONS, AGGREGATIONS, ATTENTIONS
 from lpgnas.spec import LayerSpec, ModelSpec, required_components
 
@@ -38,8 +38,8 @@ class SearchSpace:
         heads: of learned attentions; draws that do not divide the width count as 1.
         shortcuts: of every block; the first block's input is too wide for one, so it has none.
         weight_formats: of `linear_weight` and `attention_weight`.
-        code_bits: of `message`, `score`, `aggregate` and `activation`.
-        output_bits: of the logits.
+        code_bits: of `message`, `score`, `aggregate` and `activation`; 32 is float32.
+        output_bits: of the logits; likewise.
 
     Raises:
         ConfigError: an empty list of options.
@@ -110,6 +110,18 @@ class SearchSpace:
     def aggregation(attention: Attention, wanted: str) -> str:
         """The aggregation of a block whose choice is `wanted`; an attention may leave none."""
         return wanted if wanted in attention.aggregations else sorted(attention.aggregations)[0]
+
+    def in_float(self, depth: int) -> SearchSpace:
+        """The architectures of this space with `depth` blocks, all in float32 (a search with quantisation off)."""
+        bits = FLOAT32.bits
+        return replace(
+            self,
+            depth=depth,
+            input_format=FLOAT32,
+            weight_formats=(str(FLOAT32),),
+            code_bits=(bits,),
+            output_bits=bits,
+        )
 
     def genes(self) -> tuple[tuple[str, int], ...]:
         """Name and number of options of every choice, in the order of `Choices`."""
@@ -219,9 +231,9 @@ class SearchSpace:
             if component in WEIGHTS:
                 formats[component] = FormatChoice.parse(self.weight_formats[chosen(_format_gene(component))])
             elif component is Component.OUTPUT:
-                formats[component] = FormatChoice("fixed", self.output_bits)
+                formats[component] = _code_format(self.output_bits)
             else:
-                formats[component] = FormatChoice("fixed", self.code_bits[chosen(_format_gene(component))])
+                formats[component] = _code_format(self.code_bits[chosen(_format_gene(component))])
         ordered = {component: formats[component] for component in Component if component in formats}
         return LayerSpec(**{**bare.__dict__, "formats": ordered})
 
@@ -246,6 +258,10 @@ class SearchSpace:
             if fits(self.spec(tuple(cheaper))):
                 break
         return tuple(cheaper)
+
+
+def _code_format(bits: int) -> FormatChoice:
+    return FLOAT32 if bits == FLOAT32.bits else FormatChoice("fixed", bits)
 
 
 def _format_gene(component: Component) -> str:

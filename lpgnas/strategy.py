@@ -2,6 +2,8 @@
 
 Strategy `feasible` (the default) trains a supernet, fits the effect of every choice to its losses, draws effects, and
 takes the best model under the budget for each draw; what real trainings of one wave show decides the draws of the next.
+Strategy `lpgnas` is the paper's: two controllers and shared weights in one differentiable search round, at the end the
+most probable model under the budget (`lpgnas.search_round`); `lpgnas-textbook` the same with the textbook's gradient.
 Strategy `random` draws feasible models uniformly: the baseline that every other one must beat.
 
 Each rung trains its candidates from scratch for more epochs and keeps the best by their score: accuracy on the
@@ -19,7 +21,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from lpgnas.budget import Budget
-from lpgnas.config import STRATEGIES
+from lpgnas.config import SEARCHES
 from lpgnas.cost_models.latency import LatencyTable, space_kinds
 from lpgnas.cost_models.rows import CostReport, GraphSize
 from lpgnas.cost_models.spec_cost import spec_cost
@@ -27,9 +29,10 @@ from lpgnas.errors import ConfigError, InfeasibleBudget, LoweringError
 from lpgnas.lowering import lower
 from lpgnas.preferences import Controller, supernet_opinion
 from lpgnas.projection import project
+from lpgnas.search_round import RoundSettings, SearchRound
 from lpgnas.search_space import Choices, SearchSpace
 from lpgnas.spec import ModelSpec
-from lpgnas.supernet import SupernetStep, train_supernet
+from lpgnas.supernet import SupernetStep, SupernetTraining, train_supernet
 from lpgnas.training import TrainedModel, TrainingData, TrainingSettings, train_model
 
 MAX_SPEED_UP = 4.0
@@ -37,6 +40,8 @@ MAX_SPEED_UP = 4.0
 who moves first."""
 
 
+TEXTBOOK = RoundSettings("textbook", "adam", "expected", beta=0.1, normalise=False)
+"""The search round as textbooks have it."""
 AGREEMENT_SHARE = 0.5
 """Share of the agreement with the teacher in the score of a candidate."""
 
@@ -55,10 +60,12 @@ class SearchSettings:
     """How the search spends its steps.
 
     Attributes:
-        strategy: `feasible` or `random`.
+        strategy: one of `lpgnas.config.SEARCHES`.
         candidates: feasible specs that are drawn.
         rungs: rounds of halving; the last one keeps 1.
         supernet_steps: training steps of the supernet (`feasible`).
+        round_settings: of the search round; None for those of the strategy. A round has as many steps as `feasible`
+            spends on its supernet and its trainings.
         waves: groups that candidates are drawn in; each knows the first ratings of those before (`feasible`).
     """
 
@@ -67,10 +74,11 @@ class SearchSettings:
     rungs: tuple[Rung, ...] = (Rung(40, 5), Rung(100, 2), Rung(200, 1, seeds=2))
     supernet_steps: int = 300
     waves: int = 2
+    round_settings: RoundSettings | None = None
 
     def __post_init__(self) -> None:
-        if self.strategy not in STRATEGIES:
-            raise ConfigError(f"unknown strategy {self.strategy!r}; known: {', '.join(STRATEGIES)}")
+        if self.strategy not in SEARCHES:
+            raise ConfigError(f"unknown strategy {self.strategy!r}; known: {', '.join(SEARCHES)}")
         if self.supernet_steps < 0 or self.waves < 1:
             raise ConfigError(f"supernet_steps {self.supernet_steps} and waves {self.waves} must be at least 0 and 1")
         if self.candidates < 1:
@@ -89,7 +97,13 @@ class SearchSettings:
         """Training steps of the whole search (its effort)."""
         counts = zip(self.entrants(), self.rungs, strict=True)
         halving = sum(count * rung.epochs * rung.seeds for count, rung in counts)
-        return halving + (self.supernet_steps if self.strategy == "feasible" else 0)
+        return halving + (0 if self.strategy == "random" else self.supernet_steps)
+
+    def round(self) -> RoundSettings | None:
+        """How the differentiable search round learns; None for a strategy that halves."""
+        if not self.strategy.startswith("lpgnas"):
+            return None
+        return self.round_settings or (TEXTBOOK if self.strategy == "lpgnas-textbook" else RoundSettings())
 
 
 @dataclass(frozen=True)
@@ -197,6 +211,18 @@ def fits_within(budget: Budget, size: GraphSize, latency: LatencyTable | None = 
     return fits
 
 
+def round_tools(
+    budget: Budget, size: GraphSize, latency: LatencyTable | None = None
+) -> tuple[Callable[[ModelSpec], bool], Callable[[ModelSpec], np.ndarray]]:
+    """Whether a model fits, and each of its limited sizes as a share of the limit [limits], float64."""
+
+    def shares(spec: ModelSpec) -> np.ndarray:
+        cost = spec_cost(spec, size, latency=latency)
+        return np.array([cost.quantity(name) / limit for name, limit in budget.items()])
+
+    return fits_within(budget, size, latency), shares
+
+
 def require_feasible(space: SearchSpace, budget: Budget, size: GraphSize, latency: LatencyTable | None = None) -> None:
     """Refuse a budget that no model of the space fits.
 
@@ -254,11 +280,45 @@ def selection_score(trained: TrainedModel, task: Task) -> Selection:
 def refusal(trained: TrainedModel, max_degree: int) -> str:
     """Why a trained model has no exact integer form, or empty."""
     model = trained.model
+    if model.spec.is_float:
+        return ""  # a full-precision search asks for none
     try:
         lower(model.spec, model.layer_codes(), input_fraction=model.input_fraction, max_degree=max_degree)
     except LoweringError as error:
         return str(error)
     return ""
+
+
+@dataclass(frozen=True)
+class BestTraining:
+    """The best of several trainings of one spec: the model, its rating, and which it was."""
+
+    trained: TrainedModel
+    selection: Selection
+    restart: int
+
+
+def train_best(
+    spec: ModelSpec, task: Task, seeds: Sequence[int], progress: Callable[[int], None] | None = None
+) -> BestTraining:
+    """Train `spec` from the initial weights of every seed and keep the best on the selection nodes.
+
+    Raises:
+        LoweringError: no training gave an exact integer form.
+    """
+    made: list[tuple[tuple[float, float, int], BestTraining]] = []
+    reasons: list[str] = []
+    for restart, seed in enumerate(seeds):
+        trained = train_model(spec, task.data, task.settings, seed, teacher=task.teacher, progress=progress)
+        refused = refusal(trained, task.max_degree)
+        if refused:
+            reasons.append(refused)
+            continue
+        rated = selection_score(trained, task)
+        made.append(((-rated.score, rated.loss, restart), BestTraining(trained, rated, restart)))
+    if not made:
+        raise LoweringError(f"none of {len(seeds)} trainings gave an exact integer form: {reasons[0]}")
+    return min(made, key=lambda one: one[0])[1]
 
 
 def _run_trial(candidate: Candidate, index: int, rung: Rung, task: Task, seed: int) -> Trial:
@@ -362,6 +422,9 @@ def search(
         halving.rate(candidates, 0)
         return halving.halve(candidates, 0)
     require_feasible(space, budget, task.size, task.latency)  # before anything is trained
+    round_settings = settings.round()
+    if round_settings is not None:
+        return _search_round(space, budget, task, settings, seed, on_trial, on_step, on_supernet)
     if supernet is None:
         supernet = train_supernet(
             space,
@@ -382,6 +445,54 @@ def search(
         halving.rate(drawn.next(count), 0)
         drawn.learn(halving.trials)
     return halving.halve(drawn.candidates, len(supernet))
+
+
+def _search_round(
+    space: SearchSpace,
+    budget: Budget,
+    task: Task,
+    settings: SearchSettings,
+    seed: int,
+    on_trial: Callable[[Candidate, Trial], None] | None,
+    on_step: Callable[[], None] | None,
+    on_supernet: Callable[[Sequence[SupernetStep]], None] | None,
+) -> SearchResult:
+    """One search round; its derived models are the candidates, the last one with an exact integer form wins.
+
+    Candidates are rated with the shared weights, for the record: the ratings decide nothing.
+    """
+    size, (fits, shares) = task.size, round_tools(budget, task.size, task.latency)
+    training = SupernetTraining(space, task.data, task.settings, seed, task.teacher)
+    searching = SearchRound(space, fits, shares, training, settings.round() or RoundSettings(), seed, on_step)
+    result = searching.run(settings.steps())
+    if on_supernet is not None:
+        on_supernet(result.steps)
+    candidates: dict[str, Candidate] = {}
+    for snapshot in result.snapshots:
+        spec = space.spec(snapshot.choices)
+        number = candidates.pop(spec.to_json(), None)  # what is derived again moves to the end
+        candidates[spec.to_json()] = number or Candidate(
+            0, snapshot.choices, spec, spec_cost(spec, size, latency=task.latency)
+        )
+    listed = tuple(replace(candidate, number=number) for number, candidate in enumerate(candidates.values()))
+    trials = tuple(_rate_shared(candidate, training, task) for candidate in listed)
+    for candidate, trial in zip(listed, trials, strict=True):
+        if on_trial is not None:
+            on_trial(candidate, trial)
+    exact = [candidate for candidate, trial in zip(listed, trials, strict=True) if trial.accuracy >= 0]
+    if not exact:
+        raise LoweringError(f"no derived model has an exact integer form: {trials[-1].note}")
+    return SearchResult(exact[-1], listed, trials, len(result.steps))
+
+
+def _rate_shared(candidate: Candidate, training: SupernetTraining, task: Task) -> Trial:
+    """A candidate with the shared weights as they are: no epoch of its own."""
+    made = TrainedModel(training.supernet.model(candidate.spec, training.graph), 0.0, 0.0, 0)
+    refused = refusal(made, task.max_degree)
+    if refused:
+        return Trial(candidate.number, 0, 0, -1.0, float("inf"), -1.0, refused)
+    rated = selection_score(made, task)
+    return Trial(candidate.number, 0, 0, rated.accuracy, rated.loss, rated.score)
 
 
 class Draws:

@@ -6,7 +6,7 @@ a step costs what a step of the sampled model costs. One sampled model a step tr
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.func import functional_call
 
 from lpgnas.graph_tensors import GraphTensors, input_fraction
-from lpgnas.layers import QuantizedModel
+from lpgnas.layers import QuantizedModel, Tap
 from lpgnas.search_space import Choices, SearchSpace
 from lpgnas.spec import ModelSpec
 from lpgnas.training import TrainingData, TrainingSettings, training_loss
@@ -46,14 +46,34 @@ class Supernet:
         *,
         dropout: float = 0.0,
         generator: torch.Generator | None = None,
+        taps: Sequence[Tap] = (),
     ) -> Tensor:
-        """Logits [N, C] of a model with the shared weights; fractions are chosen from what flows through it."""
+        """Logits [N, C] of a model with the shared weights; fractions are chosen from what flows through it.
+
+        Args:
+            spec: the model.
+            graph: features and edges.
+            dropout: as in a training.
+            generator: likewise.
+            taps: one for each block, or none.
+        """
         model = QuantizedModel(spec, self._input_fraction)
+        for block, tap in zip(model.blocks, taps, strict=False):
+            block.tap = tap
         slices = {name: _slice(self.parameters[name], own.shape) for name, own in model.named_parameters()}
         result: Tensor = functional_call(
             model, slices, (graph,), {"observe": True, "dropout": dropout, "generator": generator}
         )
         return result
+
+    def model(self, spec: ModelSpec, graph: GraphTensors) -> QuantizedModel:
+        """A model of its own with the shared weights as they are, calibrated on `graph`."""
+        model = QuantizedModel(spec, self._input_fraction)
+        with torch.no_grad():
+            for name, own in model.named_parameters():
+                own.copy_(_slice(self.parameters[name], own.shape))
+            model(graph, observe=True)
+        return model
 
 
 def _slice(shared: Tensor, shape: torch.Size) -> Tensor:
@@ -69,6 +89,45 @@ class SupernetStep:
 
     choices: Choices
     loss: float
+
+
+class SupernetTraining:
+    """A supernet with its optimizer: losses of sampled models, and steps of the shared weights.
+
+    Args:
+        space: whose models share.
+        data: graphs, labels and nodes.
+        settings: learning rate, dropout and distillation.
+        seed: of weights and dropout.
+        teacher: soft labels [N, C], or None.
+    """
+
+    def __init__(
+        self, space: SearchSpace, data: TrainingData, settings: TrainingSettings, seed: int, teacher: Tensor | None
+    ) -> None:
+        torch.manual_seed(seed)
+        self.generator = torch.Generator().manual_seed(seed)
+        fraction = input_fraction(data.graph, space.input_format.bits, signed=space.input_signed)
+        self.supernet = Supernet(space, fraction)
+        self.graph = data.tensors(QuantizedModel(space.spec(space.smallest()), fraction), stop=False)
+        self._data, self._settings, self._teacher = data, settings, teacher
+        self._optimizer = torch.optim.Adam(self.supernet.parameters.values(), lr=settings.learning_rate, fused=True)
+
+    def logits(self, spec: ModelSpec, taps: Sequence[Tap] = ()) -> Tensor:
+        """Logits [N, C] of a sampled model, with dropout."""
+        return self.supernet.logits(
+            spec, self.graph, dropout=self._settings.dropout, generator=self.generator, taps=taps
+        )
+
+    def loss(self, logits: Tensor) -> Tensor:
+        """The loss of a real training."""
+        return training_loss(logits, self._data, self._settings, self._teacher)
+
+    def step(self, loss: Tensor) -> None:
+        """One step of the shared weights."""
+        self._optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        self._optimizer.step()
 
 
 def train_supernet(
@@ -97,23 +156,16 @@ def train_supernet(
         teacher: soft labels [N, C], or None.
         on_step: called after each step.
     """
-    torch.manual_seed(seed)
-    generator, rng = torch.Generator().manual_seed(seed), np.random.default_rng(seed)
-    fraction = input_fraction(data.graph, space.input_format.bits, signed=space.input_signed)
-    supernet = Supernet(space, fraction)
-    graph = data.tensors(QuantizedModel(space.spec(space.smallest()), fraction), stop=False)
-    optimizer = torch.optim.Adam(supernet.parameters.values(), lr=settings.learning_rate, fused=True)
+    rng = np.random.default_rng(seed)
+    training = SupernetTraining(space, data, settings, seed, teacher)
     options = space.feasible_options(fits)
     done: list[SupernetStep] = []
     for step in range(steps):
         choices = space.draw_feasible(rng, fits) if step % 2 else space.draw(rng, options)
         if choices is None:
             break
-        optimizer.zero_grad(set_to_none=True)
-        logits = supernet.logits(space.spec(choices), graph, dropout=settings.dropout, generator=generator)
-        loss = training_loss(logits, data, settings, teacher)
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
+        loss = training.loss(training.logits(space.spec(choices)))
+        training.step(loss)
         done.append(SupernetStep(choices, float(loss.detach())))
         if on_step is not None:
             on_step()

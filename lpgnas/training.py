@@ -20,8 +20,8 @@ from lpgnas.errors import ConfigError
 from lpgnas.graph import BoolArray, Graph
 from lpgnas.graph_tensors import GraphTensors, graph_tensors, input_fraction
 from lpgnas.layers import QuantizedModel
-from lpgnas.number_formats import FLOAT32, FormatChoice, Rounding
-from lpgnas.spec import LayerSpec, ModelSpec, required_components
+from lpgnas.number_formats import FLOAT32
+from lpgnas.spec import ModelSpec
 
 
 @dataclass(frozen=True)
@@ -216,34 +216,3 @@ def training_loss(logits: Tensor, data: TrainingData, settings: TrainingSettings
     student = functional.log_softmax(logits / settings.temperature, dim=1)
     soft = -(teacher * student).sum(dim=1).mean() * settings.temperature**2
     return (1.0 - settings.distillation) * labels + settings.distillation * soft
-
-
-def gcn_spec(
-    num_features: int,
-    num_classes: int,
-    hidden: int,
-    *,
-    weights: FormatChoice = FLOAT32,
-    activations: FormatChoice = FLOAT32,
-    input_format: FormatChoice = FLOAT32,
-    input_signed: bool = False,
-    row_normalize: bool = False,
-) -> ModelSpec:
-    """The two-layer GCN of Kipf & Welling (2017) with uniform formats; all float32 by default."""
-    layers = []
-    for width, activation, last in ((hidden, "relu", False), (num_classes, "none", True)):
-        bare = LayerSpec("gcn", "sum", activation, width)
-        formats = {
-            component: weights if component is Component.LINEAR_WEIGHT else activations
-            for component in required_components(bare, last=last)
-        }
-        layers.append(LayerSpec("gcn", "sum", activation, width, formats=formats))
-    return ModelSpec(
-        num_features=num_features,
-        num_classes=num_classes,
-        layers=tuple(layers),
-        rounding=Rounding.HALF_EVEN,
-        input_format=input_format,
-        input_signed=input_signed,
-        row_normalize=row_normalize,
-    )

@@ -8,8 +8,9 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from benchmarks import run_time, strategies
+from benchmarks import differentiable, run_time, strategies
 from benchmarks.rows import Rows, key_of
+from lpgnas.strategy import SearchSettings
 
 
 def test_rows_resume(tmp_path: Path) -> None:
@@ -50,7 +51,7 @@ def test_strategies_are_compared_in_pairs(tmp_path: Path, monkeypatch: pytest.Mo
 
     def measure(dataset: str, names: list[str], seed: int, data_root: Path | None) -> dict[str, dict[str, float]]:
         calls.append((tuple(names), seed))
-        gain = {"feasible": 0.01, "random": 0.0}
+        gain = {"feasible": 0.01, "random": 0.0, "lpgnas": 0.005, "lpgnas-textbook": -0.02}
         return {
             name: {"steps": 100, "score": 0.9 + gain[name], "test_accuracy": 0.8 + 0.01 * seed + gain[name] * seed}
             for name in names
@@ -59,9 +60,38 @@ def test_strategies_are_compared_in_pairs(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(strategies, "measure", measure)
     for seeds in (1, 3, 3):
         strategies.run(["cora"], seeds, None, tmp_path / "rows.csv")
-    assert calls == [(("feasible", "random"), seed) for seed in range(3)]
+    assert calls == [(tuple(strategies.STRATEGIES), seed) for seed in range(3)]
     text = strategies.summary(pd.read_csv(tmp_path / "rows.csv"))
     assert "| cora | random | 3 | 100 | 90.00 | 81.00 |" in text
     assert "| cora | feasible - random, paired | 3 |  | +1.00 (+1.00 to +1.00) | +1.00 (-1.48 to +3.48) |" in text
+    assert (
+        "| cora | lpgnas-textbook - random, paired | 3 |  | -2.00 (-2.00 to -2.00) | -2.00 (-6.97 to +2.97) |" in text
+    )
     steps = {settings.steps() for settings in strategies.STRATEGIES.values()}
     assert max(steps) - min(steps) <= 40
+
+
+def test_search_rounds_are_compared_and_resume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[tuple[int, str]] = []
+
+    class Setting:
+        def __init__(self, split: int) -> None:
+            self.split = split
+
+        @classmethod
+        def of(cls, dataset: str, split_seed: int, seed: int, data_root: Path | None) -> Setting:
+            return cls(split_seed)
+
+        def searched(self, settings: SearchSettings) -> dict[str, float]:
+            calls.append((self.split, settings.strategy))
+            return {"steps": settings.steps(), "seconds": 2.0, "score": 0.9, "test_accuracy": 0.8} | {
+                "weight_bits": 8 << 10, "buffer_bits": 16 << 10,
+            }  # fmt: skip
+
+    monkeypatch.setattr(differentiable, "Setting", Setting)
+    for seeds in (1, 2, 2):
+        differentiable.run(["textbook", "feasible"], ["cora"], seeds, None, tmp_path / "rows.csv")
+    assert calls == [(split, name) for split in (11, 12) for name in ("lpgnas", "feasible")]
+    text = differentiable.summary(pd.read_csv(tmp_path / "rows.csv"))
+    assert "| cora | textbook | 2 | 2240 | 2 | 90.00 | 80.00 | 1 KiB | 2 KiB |" in text
+    assert {settings.steps() for name, settings in differentiable.VARIANTS.items() if name != "random"} == {2240}

@@ -131,6 +131,31 @@ def test_other_ways_to_train(flags: tuple[str, ...], small_npz: Path, tmp_path: 
     assert ("inductive" in done.out.split("## Model")[0].split(";")[-1]) == ("--inductive" in flags)
 
 
+@pytest.mark.parametrize("strategy", ["lpgnas", "uniform"])
+def test_other_strategies_run_through(strategy: str, small_npz: Path, tmp_path: Path) -> None:
+    options = ("--quiet", "--dataset", small_npz, *runs.QUICK, "--strategy", strategy, "--no-distillation")
+    extra = ("--architecture", "graphsage", "--hidden", 4, "--weight-format", "ternary", "--activation-bits", 6)
+    done = runs.lpgnas("run", *options, *(extra if strategy == "uniform" else runs.BUDGETS), "--out", tmp_path / "run")
+    assert done.code == 0, done.err
+    spec = ModelSpec.from_json((tmp_path / "run/spec.json").read_text())
+    if strategy == "uniform":
+        assert [layer.width for layer in spec.layers] == [4, runs.CLASSES]
+        formats = {str(choice) for layer in spec.layers for choice in layer.formats.values()}
+        assert formats == {"ternary", "fixed6"}
+        assert not (tmp_path / "run/candidates.csv").exists()
+
+
+def test_a_uniform_model_over_its_budget_is_refused(small_npz: Path, tmp_path: Path) -> None:
+    options = ("--quiet", "--dataset", small_npz, "--strategy", "uniform", "--weight-budget", "10B")
+    message = refuse("run", *options, error="InfeasibleBudget", out=tmp_path / "run")
+    assert "the uniform gcn does not fit the budget (weights 10 B): it needs weight_bits" in message
+
+
+def test_a_float_search_is_refused(small_npz: Path, tmp_path: Path) -> None:
+    options = ("--quiet", "--dataset", small_npz, "--strategy", "pdnas")
+    assert "`lpgnas reproduce` runs it" in refuse("run", *options, error="ConfigError", out=tmp_path / "run")
+
+
 def test_a_given_spec_is_trained_and_reported(rich_run: Path) -> None:
     assert (rich_run / "spec.json").read_text() == runs.rich_spec().to_json()
     report = (rich_run / "report.md").read_text()

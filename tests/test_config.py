@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from lpgnas.budget import Budget
 from lpgnas.config import RunConfig
-from lpgnas.errors import ConfigError
+from lpgnas.errors import ConfigError, SpecError, UnknownName
 
 CONFIG = RunConfig("cora", inductive=True, weight_budget="3KiB", peak_budget="1 MiB", seed=7, distillation=False)
 
@@ -37,7 +37,15 @@ def test_budget() -> None:
     ("changes", "message"),
     [
         ({"candidates": 0}, "candidates is 0; it must be at least 1"),
-        ({"strategy": "best"}, "strategy is 'best'; it must be one of feasible, random"),
+        (
+            {"strategy": "best"},
+            "strategy is 'best'; it must be one of feasible, lpgnas, lpgnas-textbook, random, uniform",
+        ),
+        ({"strategy": "pdnas"}, "'pdnas' searches float32 models, .* `lpgnas reproduce` runs it"),
+        ({"hidden": 0}, "hidden is 0; it must be in 1 to 65536"),
+        ({"activation_bits": 1}, "activation_bits is 1; it must be in 2 to 16"),
+        ({"activation_bits": 17}, "activation_bits is 17"),
+        ({"weight_format": "float32"}, "weight_format is float32, which cannot be lowered"),
         ({"supernet_steps": -1}, "supernet_steps is -1; it must not be negative"),
         ({"epochs": 4}, "epochs is 4; it must be at least 5"),
         ({"restarts": 0}, "restarts is 0"),
@@ -52,6 +60,13 @@ def test_budget() -> None:
 def test_values_that_are_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         replace(CONFIG, **changes)
+
+
+def test_names_that_are_refused() -> None:
+    with pytest.raises(UnknownName, match="unknown manual model 'gin'"):
+        replace(CONFIG, architecture="gin")
+    with pytest.raises(SpecError, match="unknown number format 'int4'"):
+        replace(CONFIG, weight_format="int4")
 
 
 @pytest.mark.parametrize(

@@ -21,10 +21,10 @@ from lpgnas.graph_tensors import graph_tensors, input_fraction
 from lpgnas.integer_program import IntegerProgram
 from lpgnas.layers import QuantizedLayer, QuantizedModel
 from lpgnas.lowering import lower
+from lpgnas.manual_models import ModelShape, manual_spec
 from lpgnas.number_formats import FLOAT32, Rounding
 from lpgnas.operators import ACTIVATIONS, AGGREGATIONS, ATTENTIONS
 from lpgnas.spec import LayerSpec, ModelSpec, required_components
-from lpgnas.training import gcn_spec
 
 COLUMNS, CLASSES, SPECS, LEAST = 9, 3, 450, 20
 
@@ -195,7 +195,8 @@ def parameter(model: QuantizedModel, layer: int, name: str) -> Tensor:
 def test_the_reference_is_pyg_gcn(row_normalize: bool) -> None:
     graph = runs.small_graph()
     torch.manual_seed(1)
-    model = QuantizedModel(gcn_spec(runs.FEATURES, runs.CLASSES, 16, row_normalize=row_normalize), 0).double()
+    shape = ModelShape(runs.FEATURES, runs.CLASSES, row_normalize=row_normalize)
+    model = QuantizedModel(manual_spec("gcn", shape, 16), 0).double()
     convolutions = [GCNConv(runs.FEATURES, 16).double(), GCNConv(16, runs.CLASSES).double()]
     with torch.no_grad():
         for index, convolution in enumerate(convolutions):
@@ -233,7 +234,7 @@ def test_the_float_attention_is_pyg_gat_in_base_2() -> None:
 def test_parameters_start_as_in_pyg() -> None:
     """Glorot-uniform weights, zero biases; and every float format is left as it is."""
     torch.manual_seed(0)
-    model = QuantizedModel(gcn_spec(400, 7, 64), 0)
+    model = QuantizedModel(manual_spec("gcn", ModelShape(400, 7), 64), 0)
     weight = parameter(model, 0, "weight").detach()
     bound = (6 / (400 + 64)) ** 0.5
     assert weight.shape == (64, 400)

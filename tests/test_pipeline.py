@@ -236,6 +236,24 @@ def test_the_random_strategy_trains_no_supernet(small_run: Path, tmp_path: Path)
     assert not (tmp_path / "run/supernet.csv").exists()
 
 
+def test_a_search_round_that_was_killed_starts_again(small_run: Path, tmp_path: Path) -> None:
+    """The round leaves nothing to go on from; done again it ends in the same bytes."""
+    config = replace(config_of(small_run), strategy="lpgnas", epochs=5, distillation=False)
+    files = ("supernet.csv", "candidates.csv", "spec.json")
+    whole = Run(tmp_path / "whole", config)
+    whole.run_stage("search")
+    search = record_of(whole.folder)["stages"]["search"]
+    assert (search["strategy"], search["steps"]) == ("lpgnas", 12 + 3 * 1 + 3 * 2 + 2 * 5 * 2)
+    assert set(files) <= set(search["files"])
+    add = TrialTable.add
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(ZeroDivisionError):
+        patch.setattr(TrialTable, "add", lambda *arguments: (add(*arguments), 1 / 0))
+        Run(tmp_path / "killed", config).run_stage("search")
+    assert (tmp_path / "killed/candidates.csv").exists()
+    Run(tmp_path / "killed").run_stage("search")
+    assert runs.bytes_of(tmp_path / "killed", files) == runs.bytes_of(whole.folder, files)
+
+
 def test_steps_of_another_supernet_are_not_taken(small_run: Path, tmp_path: Path) -> None:
     """Neither a part of it, nor one without the key of this search."""
     folder = tmp_path / "run"

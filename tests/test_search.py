@@ -136,11 +136,42 @@ def test_later_waves_learn_from_earlier_ones() -> None:
     assert tanh(result.best)
 
 
+@pytest.mark.parametrize("strategy", ["lpgnas", "lpgnas-textbook"])
+def test_one_round_derives_a_model_within_the_budget(strategy: str) -> None:
+    settings = SearchSettings(strategy, candidates=5, rungs=(Rung(1, 3), Rung(2, 1)), supernet_steps=10)
+    budget = Budget(weights=8 * 300, buffers=8 * 3000, peak=8 * 2500)
+    steps: list[SupernetStep] = []
+    reported: list[Trial] = []
+    results = [
+        search(
+            SPACE, budget, task(), settings, seed,
+            on_supernet=steps.extend, on_trial=lambda candidate, trial: reported.append(trial),
+        )
+        for seed in (0, 0, 1)
+    ]  # fmt: skip
+    first, again, other = results
+    assert first == again and steps[: first.steps] != steps[-first.steps :]
+    assert first.steps == settings.steps() == 10 + 5 * 1 + 3 * 2 == len(steps) // 3
+    assert tuple(reported[: len(first.trials)]) == first.trials
+    for result in (first, other):
+        assert result.best == result.candidates[-1]
+        assert [trial.candidate for trial in result.trials] == list(range(len(result.candidates)))
+        assert {(trial.epochs, trial.note) for trial in result.trials} == {(0, "")}
+        for candidate in result.candidates:
+            assert budget.allows(candidate.cost)
+
+
+def test_a_derived_model_without_an_exact_form_does_not_win() -> None:
+    with pytest.raises(LoweringError, match="no derived model has an exact integer form"):
+        search(SPACE, Budget(), task(max_degree=1 << 20), SearchSettings("lpgnas", 2, RUNGS, supernet_steps=4), 0)
+
+
 @pytest.mark.parametrize("limited", QUANTITIES, ids=lambda one: str(one.what))
 def test_an_infeasible_budget_names_the_smallest_feasible_one(limited: Quantity) -> None:
     least = spec_cost(SPACE.spec(SPACE.smallest()), SIZE, latency=TABLE).quantity(limited.name)
-    with pytest.raises(InfeasibleBudget) as caught:
-        search(SPACE, Budget(**{limited.keyword: least - 1}), task(), SETTINGS["feasible"], 0)
+    for strategy in ("lpgnas", "feasible"):
+        with pytest.raises(InfeasibleBudget) as caught:
+            search(SPACE, Budget(**{limited.keyword: least - 1}), task(), SearchSettings(strategy), 0)
     message = str(caught.value)
     assert f"too small: {limited.what}. " in message
     flag, named = message.rsplit("budget is ", 1)[1].split()
@@ -175,7 +206,7 @@ def test_a_search_without_any_exact_model_is_refused(strategy: str) -> None:
 def test_settings_that_are_refused() -> None:
     with pytest.raises(ConfigError, match="at least one candidate, got 0"):
         SearchSettings(candidates=0)
-    with pytest.raises(ConfigError, match="unknown strategy 'best'; known: feasible, random"):
+    with pytest.raises(ConfigError, match="unknown strategy 'best'; known: feasible, lpgnas, lpgnas-textbook, random"):
         SearchSettings("best")
     with pytest.raises(ConfigError, match="supernet_steps -1 and waves 3"):
         SearchSettings(supernet_steps=-1, waves=3)

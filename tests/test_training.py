@@ -16,13 +16,12 @@ from lpgnas.datasets import graph_to_npz, load_dataset, make_split
 from lpgnas.errors import ConfigError
 from lpgnas.graph import Graph, Split
 from lpgnas.graph_tensors import graph_tensors
-from lpgnas.number_formats import FIXED1, FormatChoice
+from lpgnas.manual_models import ModelShape, UniformFormats, manual_spec
 from lpgnas.preparation import Prepared, default_max_degree, halves, prepare
 from lpgnas.training import (
     TrainedModel,
     TrainingData,
     TrainingSettings,
-    gcn_spec,
     train_model,
     transductive_data,
 )
@@ -51,12 +50,8 @@ def test_it_learns_cora(precision: str) -> None:
     graph = load_dataset("cora")
     split = make_split(graph, "full", 0)
     stop, select = halves(split.val, 0)
-    formats: dict[str, Any] = {
-        "weights": FormatChoice("ternary", 2),
-        "activations": FormatChoice("fixed", 8),
-        "input_format": FIXED1,
-    }
-    spec = gcn_spec(1433, 7, 16, row_normalize=True, **(formats if precision == "2 bits" else {}))
+    formats = UniformFormats.of("ternary", 8) if precision == "2 bits" else None
+    spec = manual_spec("gcn", ModelShape(1433, 7, row_normalize=True), 16, formats)
     data = transductive_data(graph, split.train, stop)
     settings = TrainingSettings(epochs=60, learning_rate=0.03, distillation=0.0)
     model = train_model(spec, data, settings, 0).model
@@ -167,7 +162,7 @@ def test_validation_nodes_of_an_inductive_model_only_stop_it(tmp_path: Path) -> 
     x = np.array(graph.x)
     x[validation, 0] = 1.0
     edges = graph.edge_index[:, ~np.isin(graph.edge_index, validation).all(axis=0)]
-    spec = gcn_spec(runs.FEATURES, runs.CLASSES, 8, row_normalize=True)
+    spec = manual_spec("gcn", ModelShape(runs.FEATURES, runs.CLASSES, row_normalize=True), 8)
     settings = TrainingSettings(epochs=20, evaluate_every=20, learning_rate=0.05, distillation=0.0)
     models = []
     for one in (graph, Graph(graph.name, x, edges, graph.y, graph.num_classes, graph.masks)):
