@@ -18,6 +18,8 @@ from lpgnas.cost_models.rows import (
     GraphSize,
     edge_products,
     product_row,
+    transform_row,
+    transform_shifts,
 )
 from lpgnas.errors import ProgramError
 from lpgnas.integer_program import Aggregate, IntegerProgram, Lookup, Operation, Score, Tensor, Transform, reads, writes
@@ -71,9 +73,11 @@ def _written(
 
 
 def _transform(program: IntegerProgram, operation: Transform, size: GraphSize) -> list[CostRow]:
-    weight = program.array(operation.weight)
-    operands = (weight.bits, program.tensor(operation.input).bits)
-    return [_written(program, operation.output, size, size.num_nodes * weight.values.size, operands)]
+    tensor, weight = program.tensor(operation.output), program.array(operation.weight)
+    inputs = [program.tensor(name) for name in operation.inputs]
+    sources = [(size.num_nodes * one.columns * tensor.columns, one.bits) for one in inputs]
+    buffered = _tensor_bits(tensor, size)
+    return [transform_row(tensor.layer, _short(tensor.name), tensor.bits, buffered, weight.bits, sources)]
 
 
 def _score(program: IntegerProgram, operation: Score, size: GraphSize) -> list[CostRow]:
@@ -87,7 +91,8 @@ def _score(program: IntegerProgram, operation: Score, size: GraphSize) -> list[C
 
 def _aggregate(program: IntegerProgram, operation: Aggregate, size: GraphSize) -> list[CostRow]:
     message = program.tensor(operation.input)
-    macs = size.edges(self_loops=operation.self_loops) * message.columns
+    edges = size.edges(self_loops=operation.self_loops) if ATTENTIONS.get(operation.attention).neighbours else 0
+    macs = edges * message.columns
     operands: tuple[int, int] | tuple[int] = (message.bits,)
     if operation.table is not None:
         operands = (program.array(operation.table).bits, message.bits)
@@ -128,7 +133,7 @@ _COSTS: dict[type, Callable[[IntegerProgram, Any, GraphSize], list[CostRow]]] = 
     Lookup: _lookup,
 }
 _PARAMETERS: dict[type, Callable[[Any], int]] = {
-    Transform: lambda _: SHIFT_BITS,
+    Transform: lambda operation: transform_shifts(len(operation.inputs)) * SHIFT_BITS,
     Score: lambda _: 0,
     Aggregate: _aggregate_parameters,
     Lookup: lambda _: 0,

@@ -9,7 +9,7 @@ Sizes are in bits, 1 KiB = 1,024 bytes = 8,192 bits. Definitions:
 - peak: the most that is alive at once in the schedule, features and logits included. A tensor lives from its making
   until its last reader has finished.
 - MACs: a transform N * F_in * width (counted dense), a product stored by node N * width, an aggregation E' * width,
-  where E' is E plus N for a block with self-loops; each product in the formula of an edge's score E' * width (rows
+  where E' is E plus N for a block with self-loops, and none for the attention `self`, which reads no edges; each product in the formula of an edge's score E' * width (rows
   `score_product<k>`). Epilogues and table look-ups are not counted.
 - BOPs: MACs * bits of both operands; an aggregation without edge weights multiplies by 1 bit.
 - MixQ's BitOPs: MACs * mean bits of the operands; an aggregation without edge weights has one operand.
@@ -18,6 +18,7 @@ Sizes are in bits, 1 KiB = 1,024 bytes = 8,192 bits. Definitions:
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING
 
@@ -167,6 +168,20 @@ def product_row(
     bops = macs * operands[0] * (operands[1] if len(operands) == 2 else 1)
     mixq = macs * sum(operands) / len(operands)
     return CostRow(layer, what, bits, buffer_bits=buffer_bits, macs=macs, bops=bops, mixq_bitops=mixq)
+
+
+def transform_row(
+    layer: int, what: str, bits: int, buffer_bits: int, weight_bits: int, sources: Iterable[tuple[int, int]]
+) -> CostRow:
+    """The row of a transform whose `sources` are the MACs and the bits of each of its inputs."""
+    parts = [product_row(layer, what, bits, 0, macs, (weight_bits, source)) for macs, source in sources]
+    macs, bops, mixq = sum(p.macs for p in parts), sum(p.bops for p in parts), sum(p.mixq_bitops for p in parts)
+    return CostRow(layer, what, bits, buffer_bits=buffer_bits, macs=macs, bops=bops, mixq_bitops=mixq)
+
+
+def transform_shifts(inputs: int) -> int:
+    """Shifts that a transform stores: of its result and, of several inputs, the alignment of each."""
+    return 1 + (inputs if inputs > 1 else 0)
 
 
 class _ProductBits:

@@ -36,6 +36,7 @@ def features_of(spec: ModelSpec) -> set[str]:
     """What a spec exercises: operators, rounding, input, and each component's format."""
     found = {f"rounding {spec.rounding}", f"input {spec.input_format} signed={spec.input_signed}"}
     found.add(f"row_normalize {spec.row_normalize}")
+    found |= routes_of(spec)
     for layer in spec.layers:
         found |= {f"attention {layer.attention}", f"aggregation {layer.aggregation}", f"activation {layer.activation}"}
         found.add(f"pair {layer.attention}-{layer.aggregation}")
@@ -47,9 +48,27 @@ def features_of(spec: ModelSpec) -> set[str]:
     return found
 
 
+def routes_of(spec: ModelSpec) -> set[str]:
+    """What the routes of a spec exercise."""
+    found = {f"layers {len(spec.layers)}"}
+    for index in range(len(spec.layers)):
+        sources = spec.sources(index)
+        found.add("several sources" if len(sources) > 1 else "one source")
+        found |= {"x read again"} if index and -1 in sources else set()
+        found |= {"x beside a block, rows normalised"} if len(sources) > 1 and -1 in sources and spec.row_normalize else set()
+        found |= {"far source"} if min(sources) < index - 1 and max(sources) >= 0 else set()
+    return found
+
+
+ROUTES = {
+    *(f"layers {count}" for count in (1, 2, 3, 4)),
+    *("one source", "several sources", "x read again", "x beside a block, rows normalised", "far source"),
+}
+
+
 def wanted_features() -> set[str]:
     """Everything that has to come up `HITS` times, a pair of attention and aggregation a quarter as often."""
-    wanted = {f"rounding {mode}" for mode in Rounding} | {f"activation {name}" for name in ACTIVATIONS}
+    wanted = ROUTES | {f"rounding {mode}" for mode in Rounding} | {f"activation {name}" for name in ACTIVATIONS}
     wanted |= {f"attention {name}" for name in ATTENTIONS} | {f"aggregation {name}" for name in AGGREGATIONS}
     for attention in ATTENTIONS:
         wanted |= {

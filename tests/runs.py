@@ -114,10 +114,10 @@ def spec(*layers: LayerSpec) -> ModelSpec:
 
 
 def rich_spec() -> ModelSpec:
-    """Two layers with coefficients, both kinds of tables, scores and a shortcut."""
+    """Two layers with coefficients, both kinds of tables, scores and a shortcut; the second reads the input too."""
     return spec(
         layer("gcn", "sum", "tanh", 8),
-        layer("gat", "sum", "none", CLASSES, last=True, shortcut="linear"),
+        layer("gat", "sum", "none", CLASSES, last=True, shortcut="linear", sources=(-1, 0)),
     )
 
 
@@ -128,6 +128,15 @@ def every_operation() -> ModelSpec:
         layer("const", "max", "tanh", 8, shortcut="identity"),
         layer("gat", "sum", "relu6", 8, heads=2),
         layer("const", "mean", "none", CLASSES, last=True, shortcut="linear"),
+    )
+
+
+def jumping_spec() -> ModelSpec:
+    """JKNet's shape: a linear output layer over the outputs of both blocks and the input."""
+    return spec(
+        layer("gcn", "sum", "relu", 8),
+        layer("const", "mean", "tanh", 4, sources=(-1, 0)),
+        layer("self", "sum", "none", CLASSES, last=True, sources=(-1, 0, 1)),
     )
 
 

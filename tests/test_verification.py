@@ -95,16 +95,11 @@ def reproved(program: IntegerProgram, *, check: bool = True) -> IntegerProgram:
     """The program with the bounds that its operations really have, so that reading the file cannot tell."""
     done: list[Operation] = []
     for operation in program.operations:
-        message = program.tensor(operation.input)
         if isinstance(operation, Transform):
-            bound, total = transform_bounds(
-                program.array(operation.weight).values,
-                message,
-                row_factor=operation.row_factor,
-                degree_factor=operation.degree_factor,
-                shift=operation.shift,
-            )
+            parts = program.parts(operation)
+            bound, total = transform_bounds(parts, degree_factor=operation.degree_factor, shift=operation.shift)
         elif isinstance(operation, Aggregate):
+            message = program.tensor(operation.input)
             shortcut = None if operation.shortcut is None else program.tensor(operation.shortcut)
             bias = None if operation.bias is None else program.array(operation.bias).values
             bound, total = aggregate_bounds(operation, message, shortcut, bias, program.max_degree)
@@ -192,6 +187,8 @@ MUTATIONS: dict[str, Mutation] = {
     "self-loops dropped everywhere": without_self_loops,
     "self-loops dropped in one aggregation": operation(Aggregate, 1, self_loops=False),
     "transform shift off by one": operation(Transform, 0, shift=lambda shift: shift + 1),
+    "inputs in another order": operation(Transform, 1, inputs=lambda names: names[::-1]),
+    "alignment off by one": operation(Transform, 1, aligns=lambda aligns: (aligns[0] + 1, *aligns[1:])),
     "aggregate shift off by one": operation(Aggregate, 1, shift=lambda shift: shift - 1),
     "score shift off by one": operation(Aggregate, 1, score_shift=lambda shift: shift + 1),
     "bias shift off by one": operation(Aggregate, 0, bias_shift=lambda shift: shift + 1),
@@ -214,6 +211,8 @@ MUTATIONS: dict[str, Mutation] = {
 CAUGHT_BY_THE_PROOF = frozenset(
     {
         "transform shift off by one",
+        "inputs in another order",
+        "alignment off by one",
         "aggregate shift off by one",
         "score shift off by one",
         "bias shift off by one",
