@@ -9,8 +9,8 @@ Sizes are in bits, 1 KiB = 1,024 bytes = 8,192 bits. Definitions:
 - peak: the most that is alive at once in the schedule, features and logits included. A tensor lives from its making
   until its last reader has finished.
 - MACs: a transform N * F_in * width (counted dense), a product stored by node N * width, an aggregation E' * width,
-  where E' is E plus N for a block with self-loops, and none for the attention `self`, which reads no edges; each product in the formula of an edge's score E' * width (rows
-  `score_product<k>`). Epilogues and table look-ups are not counted.
+  where E' is E plus N for a block with self-loops (the attention `self` reads no edges and has none); each product in
+  the formula of an edge's score E' * width (rows `score_product<k>`). Epilogues and table look-ups are not counted.
 - BOPs: MACs * bits of both operands; an aggregation without edge weights multiplies by 1 bit.
 - MixQ's BitOPs: MACs * mean bits of the operands; an aggregation without edge weights has one operand.
 """

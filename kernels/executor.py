@@ -90,7 +90,9 @@ class Executor:
         # Transforms read their weights by input column, so that outputs are contiguous.
         self._parts = {
             op.output: tuple(
-                TransposedPart(part.source.name, np.ascontiguousarray(part.weight.values.T), part.align, part.row_factor)
+                TransposedPart(
+                    part.source.name, np.ascontiguousarray(part.weight.values.T), part.align, part.row_factor
+                )
                 for part in program.parts(op)
             )
             for op in program.operations

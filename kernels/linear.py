@@ -1,8 +1,8 @@
 """The transform `requantize(h W^T * row factor * degree factor)`, one row of accumulators at a time.
 
 One input is transformed in a single pass. Of several inputs, each adds its aligned products to a block of totals
-(`add_dense`, `add_sparse`), which `write_totals` then rounds. `weight` comes transposed, [F_in, width], so that the inner loop runs over contiguous outputs. `accumulator` [width] is
-scratch in int32 or int64, as the program proved.
+(`add_dense`, `add_sparse`), which `write_totals` then rounds. `weight` comes transposed, [F_in, width], so that the
+inner loop runs over contiguous outputs. `accumulator` [width] is scratch in int32 or int64, as the program proved.
 """
 
 from __future__ import annotations

@@ -182,7 +182,8 @@ class _Reference:
         return self._tensors[name]
 
     def _transform(self, operation: Transform) -> Int64Array:
-        total = sum((self._part(part) << part.align for part in self._program.parts(operation)), start=np.int64(0))
+        parts = [self._part(part) << part.align for part in self._program.parts(operation)]
+        total = sum(parts[1:], start=parts[0])
         if operation.degree_factor:
             total = total * rsqrt15(self._edges[operation.self_loops].degree)[:, None]
         out = self._program.tensor(operation.output)

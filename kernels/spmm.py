@@ -1,4 +1,4 @@
-"""Aggregation of unweighted messages over incoming edges (or of none but the own), with the target side's epilogue fused in."""
+"""Aggregation of unweighted messages over incoming edges, or of a node's own alone, with the target's epilogue."""
 
 from __future__ import annotations
 

@@ -136,7 +136,7 @@ class _CsrLayer:
 
     def _product(self, values: list[Tensor], prefix: str) -> Tensor:
         """The sources side by side times a weight; the features stay sparse."""
-        parts = self._block.whole(prefix).split([value.shape[1] for value in values], dim=1)
+        parts = torch.split(self._block.whole(prefix), [value.shape[1] for value in values], dim=1)
         products = [value @ part.t() for value, part in zip(values, parts, strict=True)]
         return sum(products[1:], start=products[0])
 

@@ -238,7 +238,7 @@ def transform_parts(operation: Transform, sources: Sequence[Tensor], weight: Arr
     for source, align in zip(sources, operation.aligns, strict=True):
         own, last = weight, first + source.columns
         if len(sources) > 1:  # each part has an array, and so a name, of its own
-            columns = np.ascontiguousarray(weight.values[:, first:last])
+            columns = weight.values[:, first:last].copy()
             own = replace(weight, name=f"{weight.name}/{source.name}", values=columns)
         parts.append(Part(source, own, align, operation.row_factor and source.name == INPUT_NAME))
         first = last
@@ -309,7 +309,9 @@ class IntegerProgram:
 
     def parts(self, operation: Transform) -> tuple[Part, ...]:
         """What each input of a transform is multiplied with, in order."""
-        return transform_parts(operation, [self.tensor(name) for name in operation.inputs], self.array(operation.weight))
+        return transform_parts(
+            operation, [self.tensor(name) for name in operation.inputs], self.array(operation.weight)
+        )
 
     @property
     def input_format(self) -> FixedPoint:

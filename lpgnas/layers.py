@@ -77,7 +77,7 @@ class QuantizedLayer(nn.Module):
         self.activation = ACTIVATIONS.get(spec.activation)
         self.attention = ATTENTIONS.get(spec.attention)
         self.output = Component.OUTPUT if index == len(model.layers) - 1 else Component.ACTIVATION
-        self._widths = model.source_widths(index)
+        self._widths = list(model.source_widths(index))
         self._parts = {
             prefix: [part_name(prefix, index, source) for source in sources] for prefix in ("weight", "shortcut_weight")
         }
@@ -98,7 +98,7 @@ class QuantizedLayer(nn.Module):
 
     def _add_parts(self, prefix: str) -> None:
         whole = _glorot(self.spec.width, sum(self._widths)).detach()
-        for name, part in zip(self._parts[prefix], whole.split(self._widths, dim=1), strict=True):
+        for name, part in zip(self._parts[prefix], torch.split(whole, self._widths, dim=1), strict=True):
             self.register_parameter(name, nn.Parameter(part.contiguous()))
 
     def whole(self, prefix: str) -> Tensor:
@@ -132,7 +132,7 @@ class QuantizedLayer(nn.Module):
     def _transform(self, sources: Sequence[Source], prefix: str) -> Tensor:
         """The sum [N, width] of the sources' products with their columns of a weight."""
         weight = self._weight(self.whole(prefix), Component.LINEAR_WEIGHT, prefix)
-        parts = weight.split(self._widths, dim=1)
+        parts = torch.split(weight, self._widths, dim=1)
         products = [source.product(part.t()) for source, part in zip(sources, parts, strict=True)]
         return sum(products[1:], start=products[0])
 
@@ -323,7 +323,6 @@ class QuantizedModel(nn.Module):
         super().__init__()
         self.spec = spec
         self.input_fraction = input_fraction
-        last = len(spec.layers) - 1
         self.layers = nn.ModuleList(QuantizedLayer(spec, index) for index in range(len(spec.layers)))
 
     def forward(

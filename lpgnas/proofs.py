@@ -312,14 +312,7 @@ def _check_aggregate(where: str, program: IntegerProgram, operation: Aggregate, 
     source, out = known[operation.input], program.tensor(operation.output)
     if source.columns != out.columns or source.bits > 16 or out.bits > 16:
         raise ProgramError(f"{where}: input and output differ in columns, or have more than 16 bits")
-    if operation.attention not in ATTENTIONS or operation.aggregation not in AGGREGATIONS:
-        raise ProgramError(f"{where}: unknown operator {operation.attention}/{operation.aggregation}")
-    attention = ATTENTIONS.get(operation.attention)
-    if operation.aggregation not in attention.aggregations:
-        allowed = ", ".join(sorted(attention.aggregations))
-        raise ProgramError(f"{where}: {attention.name} goes with {allowed}, not {operation.aggregation}")
-    if not attention.neighbours and not operation.self_loops:
-        raise ProgramError(f"{where}: {attention.name} reads a node's own message alone, but its loops are off")
+    attention = _checked_attention(where, operation)
     if not out.low <= operation.clamp_low <= operation.clamp_high <= out.high:
         raise ProgramError(f"{where}: the clamp [{operation.clamp_low}, {operation.clamp_high}] leaves its format")
     for shift in (operation.term_shift, operation.bias_shift, operation.shortcut_shift):
@@ -339,6 +332,19 @@ def _check_aggregate(where: str, program: IntegerProgram, operation: Aggregate, 
     _check_alignment(where, program, operation, shortcut)
     bounds = aggregate_bounds(operation, source, shortcut, bias, program.max_degree)
     _check_bounds(where, operation.accumulator_bits, operation.accumulator_bound, operation.total_bound, bounds)
+
+
+def _checked_attention(where: str, operation: Aggregate) -> Attention:
+    """The attention, if it goes with the operation's aggregation and loops."""
+    if operation.attention not in ATTENTIONS or operation.aggregation not in AGGREGATIONS:
+        raise ProgramError(f"{where}: unknown operator {operation.attention}/{operation.aggregation}")
+    attention = ATTENTIONS.get(operation.attention)
+    if operation.aggregation not in attention.aggregations:
+        allowed = ", ".join(sorted(attention.aggregations))
+        raise ProgramError(f"{where}: {attention.name} goes with {allowed}, not {operation.aggregation}")
+    if not attention.neighbours and not operation.self_loops:
+        raise ProgramError(f"{where}: {attention.name} reads a node's own message alone, but its loops are off")
+    return attention
 
 
 def _check_alignment(where: str, program: IntegerProgram, operation: Aggregate, shortcut: Tensor | None) -> None:

@@ -53,16 +53,28 @@ def routes_of(spec: ModelSpec) -> set[str]:
     found = {f"layers {len(spec.layers)}"}
     for index in range(len(spec.layers)):
         sources = spec.sources(index)
-        found.add("several sources" if len(sources) > 1 else "one source")
-        found |= {"x read again"} if index and -1 in sources else set()
-        found |= {"x beside a block, rows normalised"} if len(sources) > 1 and -1 in sources and spec.row_normalize else set()
-        found |= {"far source"} if min(sources) < index - 1 and max(sources) >= 0 else set()
+        several, reads_x = len(sources) > 1, -1 in sources
+        traits = {
+            "one source": not several,
+            "several sources": several,
+            "x read again": reads_x and index > 0,
+            "x beside a block, rows normalised": several and reads_x and spec.row_normalize,
+            "a block before the last one": any(0 <= source < index - 1 for source in sources),
+        }
+        found |= {name for name, holds in traits.items() if holds}
+    if not any(ATTENTIONS.get(layer.attention).neighbours for layer in spec.layers):
+        found.add("no edges read")
     return found
 
 
 ROUTES = {
     *(f"layers {count}" for count in (1, 2, 3, 4)),
-    *("one source", "several sources", "x read again", "x beside a block, rows normalised", "far source"),
+    "one source",
+    "several sources",
+    "x read again",
+    "x beside a block, rows normalised",
+    "a block before the last one",
+    "no edges read",
 }
 
 

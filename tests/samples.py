@@ -43,7 +43,7 @@ def _pick(rng: np.random.Generator, options: Sequence[Option]) -> Option:
 
 def random_routes(rng: np.random.Generator, layers: int) -> list[tuple[int, ...]]:
     """Sources of each layer: half of the time the one before it, else some of all; every layer is read."""
-    routes = [(-1,)]
+    routes: list[tuple[int, ...]] = [(-1,)]
     for index in range(1, layers):
         chosen = [source for source in range(-1, index) if rng.integers(2)] or [index - 1]
         routes.append((index - 1,) if rng.integers(2) else tuple(chosen))
@@ -57,7 +57,7 @@ def random_routes(rng: np.random.Generator, layers: int) -> list[tuple[int, ...]
 def random_layer(
     rng: np.random.Generator, width: int, sources: tuple[int, ...], *, last: bool, identity: bool
 ) -> LayerSpec:
-    """A layer of `width` columns with operators and formats drawn uniformly; `identity` if it may have that shortcut."""
+    """A layer of `width` columns with operators and formats drawn uniformly; `identity`: it may have that shortcut."""
     attention = _pick(rng, ATTENTIONS.names())
     aggregation = _pick(rng, [n for n in AGGREGATIONS if n in ATTENTIONS.get(attention).aggregations])
     activation = _pick(rng, ACTIVATIONS.names())
@@ -65,9 +65,7 @@ def random_layer(
     heads = _pick(rng, [h for h in (1, 2, 4) if width % h == 0]) if learned and not last else 1
     shortcuts = ["none", "linear"] + (["identity"] if identity else [])
     loops = bool(rng.integers(4) > 0) or not ATTENTIONS.get(attention).neighbours
-    bare = LayerSpec(
-        attention, aggregation, activation, width, heads, _pick(rng, shortcuts), loops, sources=sources
-    )
+    bare = LayerSpec(attention, aggregation, activation, width, heads, _pick(rng, shortcuts), loops, sources=sources)
     signed_output = ACTIVATIONS.get(activation).signed
     formats: dict[Component, FormatChoice] = {}
     for component in sorted(required_components(bare, last=last)):

@@ -99,7 +99,10 @@ def test_layers_that_do_not_exist(changes: dict[str, Any], error: type[Exception
             {"num_features": 3, "row_normalize": True, "layers": (layer(3, last=True, shortcut="identity"),)},
             "row-normalised input is not built",
         ),
-        ({"layers": (layer(4), layer(3, last=True, sources=(1,)))}, "layer 1 reads the output of layer 1, which comes no"),
+        (
+            {"layers": (layer(4), layer(3, last=True, sources=(1,)))},
+            "layer 1 reads the output of layer 1, which comes no",
+        ),
         ({"layers": (layer(4, sources=(0,)), layer(3, last=True))}, "layer 0 reads the output of layer 0"),
         ({"layers": (layer(4), layer(3, last=True, sources=(-1,)))}, "no later layer reads the output of layer 0"),
         (
