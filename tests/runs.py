@@ -114,10 +114,10 @@ def spec(*layers: LayerSpec) -> ModelSpec:
 
 
 def rich_spec() -> ModelSpec:
-    """Two layers with coefficients, both kinds of tables, scores and a shortcut; the second reads the input too."""
+    """Two layers with coefficients, both kinds of tables, scores and a shortcut."""
     return spec(
         layer("gcn", "sum", "tanh", 8),
-        layer("gat", "sum", "none", CLASSES, last=True, shortcut="linear", sources=(-1, 0)),
+        layer("gat", "sum", "none", CLASSES, last=True, shortcut="linear"),
     )
 
 
@@ -138,6 +138,11 @@ def jumping_spec() -> ModelSpec:
         layer("const", "mean", "tanh", 4, sources=(-1, 0)),
         layer("self", "sum", "none", CLASSES, last=True, sources=(-1, 0, 1)),
     )
+
+
+def edgeless_spec() -> ModelSpec:
+    """Linear layers only: nothing of the graph enters but its nodes."""
+    return spec(layer("self", "sum", "relu", 8), layer("self", "sum", "none", CLASSES, last=True, sources=(-1, 0)))
 
 
 def copied(run: Path, to: Path, *, qonnx: bool = True) -> Path:
