@@ -19,7 +19,7 @@ from lpgnas.spec import ModelSpec
 
 SMALL = SearchSpace(
     12, 3, activations=("relu", "tanh"), aggregations=("sum", "max"), widths=(4, 8, 12), heads=(1, 2),
-    weight_formats=("binary", "fixed4"), code_bits=(4, 8), attentions=("const", "gat"), depth=1,
+    weight_formats=("binary", "fixed4"), code_bits=(4, 8), attentions=("const", "gat"), blocks=(1,),
 )  # fmt: skip
 SIZE = GraphSize(60, 200)
 CORA = SearchSpace(1433, 7, row_normalize=True)
@@ -40,7 +40,7 @@ def random_preferences(space: SearchSpace, rng: np.random.Generator) -> Preferen
 
 @pytest.mark.parametrize("depth", [1, 2])
 def test_no_feasible_model_is_worth_more(depth: int) -> None:
-    two = replace(SMALL, depth=2, activations=("tanh",), aggregations=("sum",), heads=(1,), shortcuts=("none",))
+    two = replace(SMALL, blocks=(2,), activations=("tanh",), aggregations=("sum",), heads=(1,), shortcuts=("none",))
     space = SMALL if depth == 1 else two
     vectors = list(product(*(range(count) for _, count in space.genes())))
     rng = np.random.default_rng(0)

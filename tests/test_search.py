@@ -118,7 +118,7 @@ def test_a_supernet_is_trained_once() -> None:
 def test_later_waves_learn_from_earlier_ones() -> None:
     """Where one activation alone decides the rating, later waves prefer it."""
     settings = SearchSettings("feasible", 24, (Rung(1, 1),), supernet_steps=0, waves=3)
-    space = replace(SPACE, depth=2)
+    space = replace(SPACE, blocks=(2,))
 
     def tanh(candidate: Candidate) -> bool:
         return candidate.spec.layers[0].activation == "tanh"
@@ -152,7 +152,7 @@ def test_an_infeasible_budget_names_the_smallest_feasible_one(what: str) -> None
 
 def test_a_small_space_gives_fewer_candidates() -> None:
     space = replace(
-        SPACE, depth=1, attentions=("const",), aggregations=("sum",), weight_formats=("binary",), code_bits=(4, 8)
+        SPACE, blocks=(1,), attentions=("const",), aggregations=("sum",), weight_formats=("binary",), code_bits=(4, 8)
     )
     found = draw_candidates(space, Budget(), SIZE, 50, 0)
     assert len(found) == 2

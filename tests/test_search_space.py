@@ -26,8 +26,8 @@ SMALL = GraphSize(60, 352)
 SPACES = {
     "default": SearchSpace(1433, 7, row_normalize=True),
     "signed": SearchSpace(20, 4, FormatChoice("fixed", 8), input_signed=True),
-    "one layer": SearchSpace(20, 4, depth=1),
-    "deep": SearchSpace(20, 4, depth=4),
+    "one layer": SearchSpace(20, 4, blocks=(1,)),
+    "deep": SearchSpace(20, 4, blocks=(4,)),
     "odd widths": SearchSpace(20, 3, widths=(3, 6), heads=(1, 2, 3), attentions=("const", "gat")),
     "attention only": SearchSpace(9, 2, attentions=("gat",), activations=("tanh",)),
 }
@@ -88,8 +88,8 @@ def test_empty_options_are_refused(name: str) -> None:
     without: dict[str, Any] = {name: ()}
     with pytest.raises(ConfigError, match=f"no options for {name}"):
         replace(SPACES["default"], **without)
-    with pytest.raises(ConfigError, match="weight_formats, code_bits and a depth"):
-        SearchSpace(3, 2, depth=0)
+    with pytest.raises(ConfigError, match="weight_formats, code_bits and at least 1 block"):
+        SearchSpace(3, 2, blocks=(0,))
 
 
 @pytest.mark.parametrize("name", SPACES)

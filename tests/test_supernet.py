@@ -26,7 +26,7 @@ FRACTION = input_fraction(DATA.graph, 1, signed=False)
 def test_every_model_of_the_space_finds_its_weights() -> None:
     torch.manual_seed(0)
     wide = replace(SPACE, attentions=tuple(ATTENTIONS))
-    for space in (SPACE, replace(SPACE, attentions=("const",), shortcuts=("none",)), replace(SPACE, depth=3), wide):
+    for space in (SPACE, replace(SPACE, attentions=("const",), shortcuts=("none",)), replace(SPACE, blocks=(3,)), wide):
         supernet, rng = Supernet(space, FRACTION), np.random.default_rng(0)
         for _ in range(40):
             spec = space.spec(space.draw(rng))
