@@ -6,8 +6,9 @@ hidden groups; the output block always has the last group. Routes are genes too:
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import product
 
 from lpgnas.spec import INPUT
@@ -36,12 +37,14 @@ class Macro:
         return all(sources == (index - 1,) for index, sources in enumerate(self.sources))
 
 
+@lru_cache(maxsize=64)
 def all_routes(depth: int) -> tuple[Route, ...]:
     """Every route of `depth` groups; the first block reads the input and has none."""
     return tuple((group, source) for group in range(1, depth) for source in range(INPUT, group))
 
 
-def derive(blocks: int, depth: int, chosen: Collection[Route]) -> Macro:
+@lru_cache(maxsize=1 << 14)
+def derive(blocks: int, depth: int, chosen: frozenset[Route]) -> Macro:
     """The macro-architecture of `blocks` blocks out of `depth` groups, with the chosen routes.
 
     A block for which no source is chosen reads the block before it. Blocks that nobody reads are left out.
@@ -64,7 +67,7 @@ def derive(blocks: int, depth: int, chosen: Collection[Route]) -> Macro:
 
 def routings(blocks: int, depth: int, *, routes: bool) -> Iterator[frozenset[Route]]:
     """Every choice of routes that differs in an open route, for models of `blocks` blocks; none chosen comes first."""
-    free = sorted(derive(blocks, depth, all_routes(depth)).open_routes) if routes else []
+    free = sorted(derive(blocks, depth, frozenset(all_routes(depth))).open_routes) if routes else []
     for picked in product((False, True), repeat=len(free)):
         chosen = frozenset(route for route, taken in zip(free, picked, strict=True) if taken)
         if chosen <= derive(blocks, depth, chosen).open_routes:

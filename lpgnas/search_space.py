@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from itertools import takewhile
 
 import numpy as np
@@ -110,6 +110,10 @@ class SearchSpace:
 
         `layer<k>.from_<source>` is a route; the others of a group `layer<k>` are those of a block (`lpgnas.macros`).
         """
+        return self._genes
+
+    @cached_property
+    def _genes(self) -> tuple[tuple[str, int], ...]:
         result = list(self.macro_genes())
         for index in range(self.depth):
             last = index == self.depth - 1
@@ -140,7 +144,7 @@ class SearchSpace:
         blocks = self.blocks[choices[0]] if varied else self.depth
         routes = self._routes()
         taken = choices[varied : varied + len(routes)]
-        return derive(blocks, self.depth, [route for route, on in zip(routes, taken, strict=True) if on])
+        return derive(blocks, self.depth, frozenset(route for route, on in zip(routes, taken, strict=True) if on))
 
     def active(self, choices: Choices) -> tuple[bool, ...]:
         """Whether each gene has a part in the model that `choices` names: not those of a block that it lacks.

@@ -11,7 +11,8 @@ selection nodes, which neither the loss nor early stopping sees, and agreement w
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -25,7 +26,7 @@ from lpgnas.cost_models.spec_cost import spec_cost
 from lpgnas.errors import ConfigError, InfeasibleBudget, LoweringError
 from lpgnas.lowering import lower
 from lpgnas.preferences import Controller, supernet_opinion
-from lpgnas.projection import project
+from lpgnas.projection import Projection
 from lpgnas.search_space import Choices, SearchSpace
 from lpgnas.spec import ModelSpec
 from lpgnas.supernet import SupernetStep, train_supernet
@@ -194,8 +195,14 @@ def _fits(budget: Budget, size: GraphSize) -> Callable[[ModelSpec], bool]:
     return fits
 
 
+def _passed(budget: Budget, cost: CostReport) -> float:
+    """The largest share of a limit that a cost takes, 0 without limits."""
+    limits = {item.name: getattr(budget, item.name) for item in fields(budget)}
+    return max((getattr(cost, name) / limit for name, limit in limits.items() if limit is not None), default=0.0)
+
+
 def _infeasible(space: SearchSpace, budget: Budget, size: GraphSize) -> InfeasibleBudget:
-    least = spec_cost(space.spec(space.smallest()), size)
+    least = min((spec_cost(space.spec(one), size) for one in space.smallest_models()), key=partial(_passed, budget))
     over = budget.excess(weight_bits=least.weight_bits, buffer_bits=least.buffer_bits, peak_bits=least.peak_bits)
     parts = [
         f"--{what}-budget {-(-bits // 8)}B"  # whole bytes, upwards: as printed it is feasible
@@ -204,7 +211,7 @@ def _infeasible(space: SearchSpace, budget: Budget, size: GraphSize) -> Infeasib
     return InfeasibleBudget(
         f"no model of the search space fits the budget ({budget}); too small: "
         f"{', '.join(name.removesuffix('_bits') for name in over)}. "
-        f"The smallest feasible budget is {' '.join(parts)}"
+        f"{'A' if space.macro_genes() else 'The'} smallest feasible budget is {' '.join(parts)}"
     )
 
 
@@ -389,7 +396,8 @@ class Draws:
 
     def __init__(self, space: SearchSpace, budget: Budget, size: GraphSize, controller: Controller, seed: int) -> None:
         self._space, self._budget, self._size, self._controller = space, budget, size, controller
-        self._fits, self._seed, self._rng = _fits(budget, size), seed, np.random.default_rng(seed)
+        self._seed, self._rng = seed, np.random.default_rng(seed)
+        self._project = Projection(space, _fits(budget, size))
         self._seen: set[str] = set()
         self.candidates: list[Candidate] = []
 
@@ -401,7 +409,7 @@ class Draws:
                 break
             # the first candidate is the controller's favourite
             rng = self._rng if self.candidates else None
-            self._admit(project(self._space, self._controller.preferences(rng), self._fits))
+            self._admit(self._project(self._controller.preferences(rng)))
         if len(self.candidates) - before < count:  # a space or a budget with few models
             wanted = len(self.candidates) + count
             for spare in draw_candidates(self._space, self._budget, self._size, wanted, self._seed):

@@ -63,6 +63,74 @@ def test_no_feasible_model_is_worth_more(depth: int) -> None:
         assert worth(found, preferences) == pytest.approx(max(worth(one, preferences) for one in inside))
 
 
+ROUTED = replace(
+    SMALL, blocks=(1, 2, 3), routes=True, activations=("tanh",), aggregations=("sum",), heads=(1,), widths=(4, 12),
+    attentions=("self",), shortcuts=("none",), weight_formats=("binary", "fixed4"), code_bits=(4,),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "space",
+    [
+        ROUTED,
+        replace(ROUTED, num_features=1, num_classes=2),  # a block that reads x is cheaper than one that reads a block
+        replace(ROUTED, routes=False, code_bits=(4, 8), weight_formats=("fixed4",)),
+        replace(ROUTED, blocks=(3,), weight_formats=("binary",), code_bits=(4, 8)),
+    ],
+    ids=["routed", "narrow input", "chains", "one number of blocks"],
+)
+def test_no_feasible_macro_architecture_is_worth_more(space: SearchSpace) -> None:
+    counts = [count for _, count in space.genes()]
+    vectors = {
+        tuple(option if on else 0 for option, on in zip(choices, space.active(choices), strict=True))
+        for choices in product(*(range(count) for count in counts))
+    }
+    costs = {choices: spec_cost(space.spec(choices), SIZE) for choices in sorted(vectors)}
+    rng = np.random.default_rng(1)
+    nothing = 0
+    for _ in range(40):
+        limits = [int(np.quantile([getattr(one, what) for one in costs.values()], rng.uniform(0, 0.7) ** 3))
+                  for what in ("weight_bits", "buffer_bits", "peak_bits")]  # fmt: skip
+        budget = Budget(*limits)
+        inside = [
+            choices
+            for choices, cost in costs.items()
+            if not budget.excess(weight_bits=cost.weight_bits, buffer_bits=cost.buffer_bits, peak_bits=cost.peak_bits)
+        ]
+        preferences = random_preferences(space, rng)
+        found = project(space, preferences, fits_in(budget, SIZE))
+        if not inside:
+            nothing += 1
+            assert found is None
+            continue
+        assert found in inside
+        best = max(worth(one, preferences, space.active(one)) for one in inside)
+        assert worth(found, preferences, space.active(found)) == pytest.approx(best)
+    assert nothing < 30
+
+
+def test_routes_of_four_blocks_in_time() -> None:
+    """What is found after too many checks is feasible, and worth more than any smallest model."""
+    space, rng = replace(CORA, blocks=(2, 3, 4), routes=True), np.random.default_rng(5)
+    calls = [0]
+    inside = fits_in(Budget(weights="2KiB", buffers="60KiB"), CORA_SIZE)
+
+    def fits(spec: ModelSpec) -> bool:
+        calls[0] += 1
+        return inside(spec)
+
+    find = projection.Projection(space, fits)
+    for _ in range(2):
+        preferences = random_preferences(space, rng)
+        found = find(preferences)
+        assert found is not None and inside(space.spec(found))
+        least = [one for one in space.smallest_models() if inside(space.spec(one))]
+        assert worth(found, preferences, space.active(found)) > max(
+            worth(one, preferences, space.active(one)) for one in least
+        )
+    assert calls[0] < 3 * projection.MAX_CHECKS
+
+
 def test_a_table_can_have_the_smaller_peak() -> None:
     """A clamp keeps messages and output alive together, a table with a narrow input only one of them."""
     space, size = SearchSpace(4, 2), GraphSize(1000, 4000)
