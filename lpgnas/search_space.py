@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from itertools import takewhile
 
@@ -170,12 +170,11 @@ class SearchSpace:
     def smallest_models(self) -> Iterator[Choices]:
         """The cheapest rest for every macro-architecture, chains first: no model is smaller than all of them."""
         rest = (0,) * (len(self.genes()) - len(self.macro_genes()))
-        found: dict[Macro, Choices] = {}
-        for choices in self.macro_choices():
-            macro = self.macro(choices)
-            found.setdefault(replace(macro, open_routes=frozenset()), choices)
+        found: dict[tuple[tuple[int, ...], ...], Choices] = {}
+        for choices in self.macro_choices():  # the cheapest options of all groups are the same
+            found.setdefault(self.macro(choices).sources, choices)
         for chain in (True, False):
-            yield from ((*choices, *rest) for macro, choices in found.items() if macro.is_chain is chain)
+            yield from ((*one, *rest) for one in found.values() if self.macro(one).is_chain is chain)
 
     def widest(self) -> tuple[ModelSpec, ...]:
         """Models whose parameters together hold those of every model of the space: the widest blocks with one head.

@@ -74,8 +74,8 @@ ROUTED = replace(
     [
         ROUTED,
         replace(ROUTED, num_features=1, num_classes=2),  # a block that reads x is cheaper than one that reads a block
-        replace(ROUTED, routes=False, code_bits=(4, 8), weight_formats=("fixed4",)),
-        replace(ROUTED, blocks=(3,), weight_formats=("binary",), code_bits=(4, 8)),
+        replace(ROUTED, routes=False),
+        replace(ROUTED, blocks=(3,)),
     ],
     ids=["routed", "narrow input", "chains", "one number of blocks"],
 )
@@ -88,7 +88,7 @@ def test_no_feasible_macro_architecture_is_worth_more(space: SearchSpace) -> Non
     costs = {choices: spec_cost(space.spec(choices), SIZE) for choices in sorted(vectors)}
     rng = np.random.default_rng(1)
     nothing = 0
-    for _ in range(40):
+    for _ in range(20):
         limits = [int(np.quantile([getattr(one, what) for one in costs.values()], rng.uniform(0, 0.7) ** 3))
                   for what in ("weight_bits", "buffer_bits", "peak_bits")]  # fmt: skip
         budget = Budget(*limits)
@@ -106,7 +106,7 @@ def test_no_feasible_macro_architecture_is_worth_more(space: SearchSpace) -> Non
         assert found in inside
         best = max(worth(one, preferences, space.active(one)) for one in inside)
         assert worth(found, preferences, space.active(found)) == pytest.approx(best)
-    assert nothing < 30
+    assert nothing < 15
 
 
 def test_routes_of_four_blocks_in_time() -> None:
