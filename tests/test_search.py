@@ -133,6 +133,20 @@ def test_later_waves_learn_from_earlier_ones() -> None:
     assert tanh(result.best)
 
 
+@both
+def test_a_search_over_numbers_of_blocks_and_routes(strategy: str) -> None:
+    space = replace(SPACE, blocks=(1, 2, 3), routes=True, attentions=("self", "gcn", "gat"))
+    budget = Budget(weights="150B", buffers="2KiB", peak="1.5KiB")
+    result = search(space, budget, task(), SETTINGS[strategy], 0)
+    assert result == search(space, budget, task(), SETTINGS[strategy], 0)
+    assert len(result.candidates) == 5
+    for one in result.candidates:
+        cost = one.cost
+        assert budget.allows(weight_bits=cost.weight_bits, buffer_bits=cost.buffer_bits, peak_bits=cost.peak_bits)
+        assert space.spec(one.choices) == one.spec
+    assert len({space.macro(one.choices).sources for one in result.candidates}) > 1
+
+
 @pytest.mark.parametrize("what", LIMITS)
 def test_an_infeasible_budget_names_the_smallest_feasible_one(what: str) -> None:
     least = getattr(spec_cost(SPACE.spec(SPACE.smallest()), SIZE), what)
