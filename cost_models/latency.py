@@ -44,14 +44,16 @@ def known_kinds() -> tuple[str, ...]:
 def not_above(kind: str) -> frozenset[str]:
     """The kinds that may not cost more than `kind` on the same size, columns and bits; itself among them.
 
-    An aggregation with learned weights does what a plain one does and more. Plain attentions (const and gcn differ by
-    a coefficient a node) cost alike, and sum, mean and max rise in this order.
+    An aggregation with learned weights does what a plain one does and more, and a plain one more than `self`, which
+    reads no edges. Plain attentions (const and gcn differ by a coefficient a node) cost alike, and sum, mean and max
+    rise in this order.
     """
     if not kind.startswith("aggregate/"):
         return frozenset({kind})
     _, attention, aggregation = kind.split("/")
     order = AGGREGATIONS.names()
-    attentions = [one for one in ATTENTIONS if one == attention or not ATTENTIONS.get(one).learned]
+    plain = [one for one in ATTENTIONS if not ATTENTIONS.get(one).learned]
+    attentions = [attention, *(plain if ATTENTIONS.get(attention).neighbours else ())]
     return frozenset(
         aggregate_kind(one, less) for one in attentions for less in order[: order.index(aggregation) + 1]
     ) & frozenset(known_kinds())
@@ -222,7 +224,7 @@ def space_kinds(space: SearchSpace, size: GraphSize) -> tuple[str, ...]:
 def _space_kinds(space: SearchSpace, size: GraphSize) -> Iterator[str]:
     yield DENSE if size.num_nonzeros is None else SPARSE
     if space.depth > 1:
-        yield DENSE
+        yield DENSE  # of the features, or of a block
     for name in space.attentions:
         attention = ATTENTIONS.get(name)
         if attention.score is not None and attention.score.node_weights:

@@ -20,6 +20,8 @@ from lpgnas.cost_models.rows import (
     GraphSize,
     edge_products,
     product_row,
+    transform_row,
+    transform_shifts,
 )
 from lpgnas.errors import ProgramError
 from lpgnas.integer_program import Aggregate, IntegerProgram, Lookup, Operation, Score, Tensor, Transform, reads, writes
@@ -44,8 +46,8 @@ def program_cost(program: IntegerProgram, size: GraphSize, *, latency: LatencyTa
         made = _facet(_COSTS, operation)(program, operation, size)
         if latency is not None:
             works = _facet(_WORK, operation)(program, operation, size)
-            for place, work in enumerate(works, start=len(made) - len(works)):  # the tensors that it writes come last
-                made[place] = replace(made[place], latency_ns=latency.nanoseconds(*work))
+            for place, parts in enumerate(works, start=len(made) - len(works)):  # the tensors that it writes come last
+                made[place] = replace(made[place], latency_ns=sum(latency.nanoseconds(*part) for part in parts))
         rows += made
         bits = _facet(_PARAMETERS, operation)(operation)
         parameters[operation.layer] = parameters.get(operation.layer, 0) + bits
@@ -80,9 +82,11 @@ def _written(
 
 
 def _transform(program: IntegerProgram, operation: Transform, size: GraphSize) -> list[CostRow]:
-    weight = program.array(operation.weight)
-    operands = (weight.bits, program.tensor(operation.input).bits)
-    return [_written(program, operation.output, size, size.num_nodes * weight.values.size, operands)]
+    tensor, weight = program.tensor(operation.output), program.array(operation.weight)
+    inputs = [program.tensor(name) for name in operation.inputs]
+    sources = [(size.num_nodes * one.columns * tensor.columns, one.bits, None) for one in inputs]
+    buffered = _tensor_bits(tensor, size)
+    return [transform_row(tensor.layer, _short(tensor.name), tensor.bits, buffered, weight.bits, sources)]
 
 
 def _score(program: IntegerProgram, operation: Score, size: GraphSize) -> list[CostRow]:
@@ -96,7 +100,8 @@ def _score(program: IntegerProgram, operation: Score, size: GraphSize) -> list[C
 
 def _aggregate(program: IntegerProgram, operation: Aggregate, size: GraphSize) -> list[CostRow]:
     message = program.tensor(operation.input)
-    macs = size.edges(self_loops=operation.self_loops) * message.columns
+    edges = size.edges(self_loops=operation.self_loops) if ATTENTIONS.get(operation.attention).neighbours else 0
+    macs = edges * message.columns
     operands: tuple[int, int] | tuple[int] = (message.bits,)
     if operation.table is not None:
         operands = (program.array(operation.table).bits, message.bits)
@@ -134,37 +139,43 @@ Work = tuple[str, int, int, int]
 """Kind, size, columns and bits of an operation, as a latency table has them."""
 
 
-def _transform_work(program: IntegerProgram, operation: Transform, size: GraphSize) -> list[Work]:
-    weight, source = program.array(operation.weight), program.tensor(operation.input)
-    sparse = size.num_nonzeros if source == program.input else None
-    kind, codes = (DENSE, size.num_nodes * source.columns) if sparse is None else (SPARSE, sparse)
-    return [(kind, codes, program.tensor(operation.output).columns, weight.bits * source.bits)]
+def _transform_work(program: IntegerProgram, operation: Transform, size: GraphSize) -> list[list[Work]]:
+    weight, columns = program.array(operation.weight), program.tensor(operation.output).columns
+
+    def work(source: Tensor) -> Work:
+        sparse = size.num_nonzeros if source == program.input else None
+        kind, codes = (DENSE, size.num_nodes * source.columns) if sparse is None else (SPARSE, sparse)
+        return kind, codes, columns, weight.bits * source.bits
+
+    return [[work(program.tensor(name)) for name in operation.inputs]]
 
 
-def _score_work(program: IntegerProgram, operation: Score, size: GraphSize) -> list[Work]:
+def _score_work(program: IntegerProgram, operation: Score, size: GraphSize) -> list[list[Work]]:
     message = program.tensor(operation.input)
     weights = (program.array(weight) for weight, _ in operation.products().values())
-    return [(SCORE, size.num_nodes, message.columns, weight.bits * message.bits) for weight in weights]
+    return [[(SCORE, size.num_nodes, message.columns, weight.bits * message.bits)] for weight in weights]
 
 
-def _aggregate_work(program: IntegerProgram, operation: Aggregate, size: GraphSize) -> list[Work]:
+def _aggregate_work(program: IntegerProgram, operation: Aggregate, size: GraphSize) -> list[list[Work]]:
     kind = aggregate_kind(operation.attention, operation.aggregation)
-    message, edges = program.tensor(operation.input), size.edges(self_loops=operation.self_loops)
+    message, reads_edges = program.tensor(operation.input), ATTENTIONS.get(operation.attention).neighbours
+    rows = size.edges(self_loops=operation.self_loops) if reads_edges else size.num_nodes
     probability = 1 if operation.table is None else program.array(operation.table).bits
-    return [(kind, edges, message.columns, probability * message.bits)]
+    return [[(kind, rows, message.columns, probability * message.bits)]]
 
 
-def _lookup_work(program: IntegerProgram, operation: Lookup, size: GraphSize) -> list[Work]:
+def _lookup_work(program: IntegerProgram, operation: Lookup, size: GraphSize) -> list[list[Work]]:
     source = program.tensor(operation.input)
-    return [(LOOKUP, size.num_nodes, source.columns, source.bits)]
+    return [[(LOOKUP, size.num_nodes, source.columns, source.bits)]]
 
 
-_WORK: dict[type, Callable[[IntegerProgram, Any, GraphSize], list[Work]]] = {
+_WORK: dict[type, Callable[[IntegerProgram, Any, GraphSize], list[list[Work]]]] = {
     Transform: _transform_work,
     Score: _score_work,
     Aggregate: _aggregate_work,
     Lookup: _lookup_work,
 }
+"""The works of each tensor that an operation writes."""
 _COSTS: dict[type, Callable[[IntegerProgram, Any, GraphSize], list[CostRow]]] = {
     Transform: _transform,
     Score: _score,
@@ -172,7 +183,7 @@ _COSTS: dict[type, Callable[[IntegerProgram, Any, GraphSize], list[CostRow]]] = 
     Lookup: _lookup,
 }
 _PARAMETERS: dict[type, Callable[[Any], int]] = {
-    Transform: lambda _: SHIFT_BITS,
+    Transform: lambda operation: transform_shifts(len(operation.inputs)) * SHIFT_BITS,
     Score: lambda _: 0,
     Aggregate: _aggregate_parameters,
     Lookup: lambda _: 0,

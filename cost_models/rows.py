@@ -9,8 +9,8 @@ Sizes are in bits, 1 KiB = 1,024 bytes = 8,192 bits. Definitions:
 - peak: the most that is alive at once in the schedule, features and logits included. A tensor lives from its making
   until its last reader has finished.
 - MACs: a transform N * F_in * width (counted dense), a product stored by node N * width, an aggregation E' * width,
-  where E' is E plus N for a block with self-loops; each product in the formula of an edge's score E' * width (rows
-  `score_product<k>`). Epilogues and table look-ups are not counted.
+  where E' is E plus N for a block with self-loops (the attention `self` reads no edges and has none); each product in
+  the formula of an edge's score E' * width (rows `score_product<k>`). Epilogues and table look-ups are not counted.
 - BOPs: MACs * bits of both operands; an aggregation without edge weights multiplies by 1 bit.
 - MixQ's BitOPs: MACs * mean bits of the operands; an aggregation without edge weights has one operand.
 - latency: the sum of the operations' times by a table (`lpgnas.cost_models.latency`); counted only where one is given.
@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING
 
@@ -220,6 +221,27 @@ def product_row(
         mixq_bitops=mixq,
         latency_ns=latency_ns,
     )
+
+
+def transform_row(
+    layer: int,
+    what: str,
+    bits: int,
+    buffer_bits: int,
+    weight_bits: int,
+    sources: Iterable[tuple[int, int, int | None]],
+) -> CostRow:
+    """The row of a transform whose `sources` are the MACs, the bits and the nanoseconds of each of its inputs."""
+    parts = [product_row(layer, what, bits, 0, macs, (weight_bits, source), ns) for macs, source, ns in sources]
+    macs, bops, mixq = sum(p.macs for p in parts), sum(p.bops for p in parts), sum(p.mixq_bitops for p in parts)
+    times = [part.latency_ns for part in parts if part.latency_ns is not None]
+    time = sum(times) if times else None
+    return CostRow(layer, what, bits, buffer_bits=buffer_bits, macs=macs, bops=bops, mixq_bitops=mixq, latency_ns=time)
+
+
+def transform_shifts(inputs: int) -> int:
+    """Shifts that a transform stores: of its result and, of several inputs, the alignment of each."""
+    return 1 + (inputs if inputs > 1 else 0)
 
 
 class _ProductBits:

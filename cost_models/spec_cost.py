@@ -24,13 +24,15 @@ from lpgnas.cost_models.rows import (
     GraphSize,
     edge_products,
     product_row,
+    transform_row,
+    transform_shifts,
 )
 from lpgnas.errors import SpecError
 from lpgnas.integer_program import MAX_SCORE_FRACTION
 from lpgnas.number_formats import FLOAT32
 from lpgnas.operators import ACTIVATIONS, ATTENTIONS
 from lpgnas.registry import Registry
-from lpgnas.spec import LayerSpec, ModelSpec
+from lpgnas.spec import INPUT, LayerSpec, ModelSpec
 
 PROBABILITY_BITS = 7
 
@@ -91,41 +93,59 @@ def spec_cost(
         raise SpecError(f"{len(score_fractions)} score fractions for {len(spec.layers)} layers")
     # fractions of the input and of the logits
     rows = [] if spec.is_float else [CostRow(-1, "parameters", 0, weight_bits=2 * SHIFT_BITS)]
-    peak, columns, bits = 0, spec.num_features, spec.input_format.bits
+    peak, sources = 0, {INPUT: _Source(spec.num_features, spec.input_format.bits, is_input=True)}
     coefficients: set[tuple[str, bool]] = {("row", False)} if spec.row_normalize else set()
+    last_readers = spec.last_readers()
     for index, layer in enumerate(spec.layers):
-        block = _Block(index, layer, index == len(spec.layers) - 1, columns, bits, size, latency)
+        read = [sources[one] for one in spec.sources(index)]
+        block = _Block(index, layer, index == len(spec.layers) - 1, read, size, latency)
         rows += block.weight_rows(score_fractions[index])
         rows += block.tensor_rows()
-        peak = max(peak, *block.alive())
+        # what is read again later is alive throughout; the rest of what the block reads goes when it is done with it
+        later = sum(sources[one].row_bits for one, reader in last_readers.items() if one < index < reader)
+        ending = sum(sources[one].row_bits for one in spec.sources(index) if last_readers[one] == index)
+        peak = max(peak, *(size.num_nodes * (later + bits) for bits in block.alive(ending)))
         coefficients |= block.coefficients()
-        columns, bits = layer.width, block.output_bits
+        sources[index] = _Source(layer.width, block.output_bits)
+    output = sources[len(spec.layers) - 1]
     return CostReport(
         rows=tuple(rows),
         peak_bits=peak,
         input_bits=size.num_nodes * spec.num_features * spec.input_format.bits,
-        output_bits=size.num_nodes * columns * bits,
+        output_bits=size.num_nodes * output.row_bits,
         node_coefficient_bits=size.num_nodes
         * sum(ROW_COEFFICIENT_BITS if kind == "row" else DEGREE_COEFFICIENT_BITS for kind, _ in coefficients),
     )
 
 
+@dataclass(frozen=True)
+class _Source:
+    """A tensor that blocks read: `columns` columns of `bits` bits."""
+
+    columns: int
+    bits: int
+    is_input: bool = False
+
+    @property
+    def row_bits(self) -> int:
+        return self.columns * self.bits
+
+
 class _Block:
-    """One layer that reads `columns` columns of `bits` bits."""
+    """One layer that reads `sources`."""
 
     def __init__(
         self,
         index: int,
         layer: LayerSpec,
         last: bool,
-        columns: int,
-        bits: int,
+        sources: list[_Source],
         size: GraphSize,
         latency: LatencyTable | None,
     ) -> None:
         self._latency = latency
         self._index, self._layer, self._last, self._size = index, layer, last, size
-        self._columns, self._bits = columns, bits
+        self._sources = sources
         self._attention = ATTENTIONS.get(layer.attention)
         self._score = self._attention.score
         self._aggregation = AGGREGATION_COSTS.get(layer.aggregation)
@@ -139,7 +159,8 @@ class _Block:
 
     def weight_rows(self, score_fraction: int) -> Iterator[CostRow]:
         index, layer = self._index, self._layer
-        weights, bits = self._columns * layer.width * self._weight_bits, self._weight_bits
+        columns, bits = sum(source.columns for source in self._sources), self._weight_bits
+        weights = columns * layer.width * bits
         yield CostRow(index, "linear_weight", bits, weight_bits=weights)
         if self._shortcut.transform:
             yield CostRow(index, "shortcut_weight", bits, weight_bits=weights)
@@ -152,8 +173,9 @@ class _Block:
         if self._table:
             table = (1 << layer.formats[Component.AGGREGATE].bits) * self.output_bits
             yield CostRow(index, "activation_table", self.output_bits, weight_bits=table)
-        # One shift a transform; the aggregation's term, bias and result; a shortcut's, a score's and its argument's.
-        shifts = 4 + self._shortcut.transform + (layer.shortcut != "none")
+        # Those of each transform; the aggregation's term, bias and result; a shortcut's, a score's and its argument's.
+        shifts = (1 + self._shortcut.transform) * transform_shifts(len(self._sources))
+        shifts += 3 + (layer.shortcut != "none")
         if self._score is not None:
             shifts += 1 if self._score.table is None else 2
         yield CostRow(index, "parameters", 0, weight_bits=shifts * SHIFT_BITS + CLAMP_BITS)
@@ -182,19 +204,19 @@ class _Block:
         """Time of an operation by the table, if there is one."""
         return None if self._latency is None else self._latency.nanoseconds(kind, size, columns, bits)
 
-    def _transform_time(self) -> int | None:
-        bits, nonzeros = self._weight_bits * self._bits, self._size.num_nonzeros
-        if self._index == 0 and nonzeros is not None:  # the features, kept sparse
+    def _transform_time(self, source: _Source) -> int | None:
+        bits, nonzeros = self._weight_bits * source.bits, self._size.num_nonzeros
+        if source.is_input and nonzeros is not None:  # the features, kept sparse
             return self._time(SPARSE, nonzeros, self._layer.width, bits)
-        return self._time(DENSE, self._size.num_nodes * self._columns, self._layer.width, bits)
+        return self._time(DENSE, self._size.num_nodes * source.columns, self._layer.width, bits)
 
     def tensor_rows(self) -> Iterator[CostRow]:
         index, layer, nodes = self._index, self._layer, self._size.num_nodes
         width, bits = layer.width, self._message_bits
-        transform = (nodes * self._columns * width, (self._weight_bits, self._bits), self._transform_time())
-        yield product_row(index, "message", bits, nodes * width * bits, *transform)
+        sources = [(nodes * one.columns * width, one.bits, self._transform_time(one)) for one in self._sources]
+        yield transform_row(index, "message", bits, nodes * width * bits, self._weight_bits, sources)
         if self._shortcut.transform:
-            yield product_row(index, "shortcut", bits, nodes * width * bits, *transform)
+            yield transform_row(index, "shortcut", bits, nodes * width * bits, self._weight_bits, sources)
         edge_operands: tuple[int, int] | tuple[int] = (bits,)
         if self._score is not None:
             operands = (layer.formats[Component.ATTENTION_WEIGHT].bits, bits)
@@ -204,8 +226,9 @@ class _Block:
                 yield product_row(index, f"{side}_score", SCORE_BITS, scores, nodes * width, operands, time)
             edge_operands = (PROBABILITY_BITS, bits)
         edges = self._size.edges(self_loops=layer.self_loops)
-        macs = edges * width
-        time = self._time(aggregate_kind(layer.attention, layer.aggregation), edges, width, math.prod(edge_operands))
+        macs = edges * width if self._attention.neighbours else 0
+        kind, rows = aggregate_kind(layer.attention, layer.aggregation), edges if self._attention.neighbours else nodes
+        time = self._time(kind, rows, width, math.prod(edge_operands))
         if self._score is not None:
             yield from self._score_product_rows(self._score, macs)
         name = "logits" if self._last else "activation"
@@ -218,23 +241,26 @@ class _Block:
         else:
             yield product_row(index, name, self.output_bits, output, macs, edge_operands, time)
 
-    def alive(self) -> Iterator[int]:
-        """Bits alive in each step of the block: transforms, scores, aggregation, lookup."""
-        layer, nodes = self._layer, self._size.num_nodes
-        source, message = self._columns * self._bits, layer.width * self._message_bits
+    def alive(self, ending: int) -> Iterator[int]:
+        """Bits of a node alive in each step: transforms, scores, aggregation, lookup.
+
+        `ending` are those of the sources that nothing reads afterwards.
+        """
+        layer = self._layer
+        message = layer.width * self._message_bits
         shortcut = message if self._shortcut.transform else 0
-        yield nodes * (source + message + shortcut)
-        held = message + shortcut + (source if self._shortcut.keeps_input else 0)
+        yield ending + message + shortcut
+        held = message + shortcut + (ending if self._shortcut.keeps_input else 0)
         if self._score is not None and self._score.node_weights:
             held += len(self._score.node_weights) * layer.heads * SCORE_BITS
-            yield nodes * held
+            yield held
         output = layer.width * self.output_bits
         if self._table:
             aggregate = layer.width * layer.formats[Component.AGGREGATE].bits
-            yield nodes * (held + aggregate)
-            yield nodes * (aggregate + output)
+            yield held + aggregate
+            yield aggregate + output
         else:
-            yield nodes * (held + output)
+            yield held + output
 
     def coefficients(self) -> set[tuple[str, bool]]:
         """Node coefficients that the block reads: their kind, and whether the degree counts added self-loops."""

@@ -17,6 +17,7 @@ from lpgnas.errors import ExportError
 from lpgnas.export.graph_builder import GraphBuilder
 from lpgnas.export.local_functions import SCATTERS
 from lpgnas.integer_program import Aggregate, IntegerProgram
+from lpgnas.operators import ATTENTIONS
 
 DEGREE_GUARD = "graph/degree_within_max_degree"
 _NO_NODE = np.iinfo(np.int64).max
@@ -57,8 +58,11 @@ class MessagePassing:
         *,
         local_functions: bool = False,
     ) -> None:
-        if not any(isinstance(operation, Aggregate) for operation in program.operations):
-            raise ExportError("the program aggregates nothing; the degree guard of an exported file needs an edge")
+        aggregates = [operation for operation in program.operations if isinstance(operation, Aggregate)]
+        if not aggregates:
+            raise ExportError("the program aggregates nothing; the degree guard of an exported file needs a reader")
+        self._guards_own = not any(ATTENTIONS.get(operation.attention).neighbours for operation in aggregates)
+        self._own_rows = ""
         self._builder = builder
         self._nodes = num_nodes
         self._edges = num_edges
@@ -93,12 +97,17 @@ class MessagePassing:
         target = b.add("Gather", "graph/target", checked, one, axis=0)
         bare = EdgeSet("graph", source, target, "", self._edges)
         ones = self._filled("graph/ones", self._edge_shape(bare, 1), 1, np.int64)
+        if self._guards_own:  # no message is gathered, but sources out of range are refused all the same
+            nodes = self._filled("graph/node_ones", self._node_shape(1), 1, np.int64)
+            ones = self.gather("graph/source_ones", nodes, bare)
         degree = self.scatter("graph/degree", ones, bare, 1, "add", np.int64)
         largest = b.add("ReduceMax", "graph/largest_degree", degree, keepdims=0)
         beyond = b.add("Greater", "graph/degree_is_beyond", largest, b.constant(max_degree, np.int64))
         index = b.add("Cast", "graph/degree_check", beyond, to=TensorProto.INT64)
         guard = b.add("Gather", DEGREE_GUARD, b.constant([0], np.int64), index, axis=0)
         guarded = b.add("Add", "graph/guarded_target", target, guard)
+        if self._guards_own:
+            self._own_rows = b.add("Add", "graph/guarded_nodes", self._node_numbers(), guard)
         self._sets[False] = EdgeSet("graph", source, guarded, degree, self._edges)
 
     def edges(self, *, self_loops: bool) -> EdgeSet:
@@ -109,12 +118,7 @@ class MessagePassing:
 
     def _with_loops(self, bare: EdgeSet) -> EdgeSet:
         b, name = self._builder, "loops"
-        zero, one, zeros = b.constant(0, np.int64), b.constant(1, np.int64), b.constant([0], np.int64)
-        if self._nodes is not None:
-            loops = b.initializer(f"{name}/nodes", np.arange(self._nodes, dtype=np.int64))
-        else:
-            count = b.add("Squeeze", f"{name}/num_nodes", self._node_count(), zeros)
-            loops = b.add("Range", f"{name}/nodes", zero, count, one)
+        one, loops = b.constant(1, np.int64), self._node_numbers()
         return EdgeSet(
             name,
             b.add("Concat", f"{name}/source", bare.source, loops, axis=0),
@@ -122,6 +126,15 @@ class MessagePassing:
             b.add("Add", f"{name}/degree", bare.degree, one),
             None if self._nodes is None or bare.num_edges is None else bare.num_edges + self._nodes,
         )
+
+    def _node_numbers(self) -> str:
+        """0 to N - 1, int64 [N]."""
+        b = self._builder
+        if self._nodes is not None:
+            return b.initializer("loops/nodes", np.arange(self._nodes, dtype=np.int64))
+        zero, one, zeros = b.constant(0, np.int64), b.constant(1, np.int64), b.constant([0], np.int64)
+        count = b.add("Squeeze", "loops/num_nodes", self._node_count(), zeros)
+        return b.add("Range", "loops/nodes", zero, count, one)
 
     def _node_count(self) -> str:
         """N as int64 [1]."""
@@ -160,6 +173,12 @@ class MessagePassing:
         if columns == 1:
             return column
         return name if name in b else b.add("Expand", name, column, self._edge_shape(edges, columns))
+
+    def own(self, values: str) -> str:
+        """`values` [N, C] for the nodes themselves; behind the guards where nothing else in the program is."""
+        if not self._guards_own:
+            return values
+        return self._builder.add("Gather", self._builder.free_name(f"{values}/own"), values, self._own_rows, axis=0)
 
     def gather(self, name: str, values: str, edges: EdgeSet, *, side: str = "source") -> str:
         """Rows of `values` [N, C] at the `source` or `target` of each edge: [E', C]."""

@@ -32,6 +32,7 @@ from lpgnas.integer_program import (
     IntegerProgram,
     Lookup,
     Operation,
+    Part,
     Score,
     Tensor,
     Transform,
@@ -176,11 +177,10 @@ def _signed_weight(context: _Context, name: str, weight: PackedWeight, dtype: np
     return codes if weight.wide else b.add("Sub", f"{name}/codes", codes, b.constant(weight.zero_point, dtype))
 
 
-def _matrix_product(context: _Context, operation: Transform, source: Tensor) -> str:
-    """`input @ weight.T` [N, out] in the proved width."""
-    b, name = context.builder, f"{operation.output}/accumulator"
-    array = context.program.array(operation.weight)
-    weight = store_weight(b, array, transpose=True)
+def _matrix_product(context: _Context, name: str, part: Part, accumulator_bits: int) -> str:
+    """`source @ weight.T` [N, out] of one input of a transform, in the proved width."""
+    b, source = context.builder, part.source
+    weight = store_weight(b, part.weight, transpose=True)
     codes = context.codes[source.name]
     # Sums of unsigned bytes before the zero points are taken out must fit as well.
     if source.bits <= 8 and not weight.wide and _LARGEST_BYTE_PRODUCT * source.columns < INT32_LIMIT:
@@ -188,8 +188,8 @@ def _matrix_product(context: _Context, operation: Transform, source: Tensor) -> 
         points = [b.constant(point, np.uint8) for point in zero_points]
         unsigned = _as_unsigned(context, codes) if source.signed else codes
         return b.add("MatMulInteger", name, unsigned, weight.tensor, *points)
-    dtype = np.int32 if operation.accumulator_bits == 32 else np.int64
-    return b.add("MatMul", name, b.cast(codes, dtype), _signed_weight(context, array.name, weight, dtype))
+    dtype = np.int32 if accumulator_bits == 32 else np.int64
+    return b.add("MatMul", name, b.cast(codes, dtype), _signed_weight(context, part.weight.name, weight, dtype))
 
 
 def _as_unsigned(context: _Context, codes: str) -> str:
@@ -213,17 +213,28 @@ def _within_proof(context: _Context, operation: Transform, accumulator: str) -> 
 
 def _emit_transform(context: _Context, operation: Transform) -> None:
     b, program, name = context.builder, context.program, operation.output
-    source, out = program.tensor(operation.input), program.tensor(name)
-    accumulator = _matrix_product(context, operation, source)
-    if operation.row_factor or operation.degree_factor:
-        accumulator = _within_proof(context, operation, accumulator)
-    total = b.cast(accumulator, np.int64)
-    if operation.row_factor:
-        total = b.add("Mul", f"{name}/times_row24", total, _row_factor(context, source))
+    out, parts = program.tensor(name), program.parts(operation)
+    total = ""
+    for number, part in enumerate(parts):
+        prefix = f"{name}/accumulator" if len(parts) == 1 else f"{name}/accumulator_of_{part.source.name}"
+        added = _emit_part(context, operation, prefix, part)
+        total = b.add("Add", f"{name}/sum_{number}", total, added) if number else added
     if operation.degree_factor:
         edges = context.graph.edges(self_loops=operation.self_loops)
         total = b.add("Mul", f"{name}/times_rsqrt15", total, _degree_coefficient(context, edges, "rsqrt15"))
     _requantize(context, out, total, operation.shift, out.low, out.high)
+
+
+def _emit_part(context: _Context, operation: Transform, prefix: str, part: Part) -> str:
+    """What one input adds to the int64 total, aligned."""
+    b = context.builder
+    accumulator = _matrix_product(context, prefix, part, operation.accumulator_bits)
+    if part.row_factor or part.align or operation.degree_factor:
+        accumulator = _within_proof(context, operation, accumulator)
+    value = b.cast(accumulator, np.int64)
+    if part.row_factor:
+        value = b.add("Mul", f"{prefix}/times_row24", value, _row_factor(context, part.source))
+    return _shift_left(context, f"{prefix}/aligned", value, part.align)
 
 
 def _emit_score(context: _Context, operation: Score) -> None:
@@ -289,8 +300,13 @@ def _probabilities(context: _Context, operation: Aggregate, rule: EdgeScore, edg
 
 def _emit_aggregate(context: _Context, operation: Aggregate) -> None:
     b, graph, program, name = context.builder, context.graph, context.program, operation.output
-    edges = graph.edges(self_loops=operation.self_loops)
     out, heads = program.tensor(name), operation.heads
+    if not ATTENTIONS.get(operation.attention).neighbours:
+        own = b.cast(graph.own(context.codes[operation.input]), np.int64)
+        total = _with_bias_and_shortcut(context, operation, own)
+        _requantize(context, out, total, operation.shift, operation.clamp_low, operation.clamp_high)
+        return
+    edges = graph.edges(self_loops=operation.self_loops)
     dtype: npt.DTypeLike = np.int32 if operation.accumulator_bits == 32 else np.int64
     terms = b.cast(graph.gather(f"{name}/message", context.codes[operation.input], edges), dtype)
     attention, probabilities = ATTENTIONS.get(operation.attention), None

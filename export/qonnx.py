@@ -39,6 +39,7 @@ from lpgnas.integer_program import (
     IntegerProgram,
     Lookup,
     Operation,
+    Part,
     Score,
     Tensor,
     Transform,
@@ -294,22 +295,31 @@ def _where(operation: Operation) -> str:
 
 def _emit_transform(context: _Context, operation: Transform) -> None:
     b, program, name = context.builder, context.program, operation.output
-    source, out, array = program.tensor(operation.input), program.tensor(name), program.array(operation.weight)
-    places = source.fraction + array.fraction
-    _require_float32(_where(operation), "sums", operation.accumulator_bound, places)
+    out, parts = program.tensor(name), program.parts(operation)
     _require_float32(_where(operation), "codes", out.magnitude, out.fraction)
-    weight = _weight(context, array, transpose=True)
-    product = b.add("MatMul", f"{name}/accumulator", context.values[source.name], weight)
-    total = _scale_product(context, f"{name}/scaled_accumulator", product, array)
     factors = operation.row_factor or operation.degree_factor
     wide = factors or not _rounds_in_quant(context, operation.total_bound)
-    total = b.cast(total, np.float64) if wide else total
-    if operation.row_factor:
-        total = b.add("Mul", f"{name}/times_row24", total, _row_factor(context, source))
+    total = ""
+    for number, part in enumerate(parts):
+        prefix = f"{name}/accumulator" if len(parts) == 1 else f"{name}/accumulator_of_{part.source.name}"
+        added = _emit_part(context, operation, prefix, part, wide=wide)
+        total = b.add("Add", f"{name}/sum_{number}", total, added) if number else added
     if operation.degree_factor:
         edges = context.graph.edges(self_loops=operation.self_loops)
         total = b.add("Mul", f"{name}/times_rsqrt15", total, _degree_factor(context, edges, "rsqrt15"))
     _quantize(context, out, total, out.low, out.high, wide=wide)
+
+
+def _emit_part(context: _Context, operation: Transform, prefix: str, part: Part, *, wide: bool) -> str:
+    """The real value that one input adds to the total, float64 if `wide`."""
+    b, source, array = context.builder, part.source, part.weight
+    _require_float32(_where(operation), "sums", operation.accumulator_bound, source.fraction + array.fraction)
+    product = b.add("MatMul", prefix, context.values[source.name], _weight(context, array, transpose=True))
+    value = _scale_product(context, f"{prefix}/scaled", product, array)
+    value = b.cast(value, np.float64) if wide else value
+    if part.row_factor:
+        value = b.add("Mul", f"{prefix}/times_row24", value, _row_factor(context, source))
+    return value
 
 
 def _emit_score(context: _Context, operation: Score) -> None:
@@ -416,9 +426,16 @@ def _check_aggregate(context: _Context, operation: Aggregate, message: Tensor, o
 
 def _emit_aggregate(context: _Context, operation: Aggregate) -> None:
     b, graph, program, name = context.builder, context.graph, context.program, operation.output
-    edges = graph.edges(self_loops=operation.self_loops)
     message, out, heads = program.tensor(operation.input), program.tensor(name), operation.heads
     _check_aggregate(context, operation, message, out)
+    if not ATTENTIONS.get(operation.attention).neighbours:
+        wide = not _rounds_in_quant(context, operation.total_bound)
+        own = graph.own(context.values[message.name])
+        own = b.cast(own, np.float64) if wide else own
+        own = _with_bias_and_shortcut(context, operation, own, np.float64 if wide else np.float32)
+        _quantize(context, out, own, operation.clamp_low, operation.clamp_high, wide=wide)
+        return
+    edges = graph.edges(self_loops=operation.self_loops)
     terms = graph.gather(f"{name}/message", context.values[message.name], edges)
     attention, probabilities = ATTENTIONS.get(operation.attention), None
     if attention.score is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,16 +26,18 @@ from lpgnas.integer_program import (
 from lpgnas.kernels.arena import plan_arena
 from lpgnas.kernels.attention import Softmax, aggregate_softmax, node_blocks, score_nodes
 from lpgnas.kernels.csr import CsrGraph
-from lpgnas.kernels.linear import transform_dense, transform_sparse
+from lpgnas.kernels.linear import add_dense, add_sparse, transform_dense, transform_sparse, write_totals
 from lpgnas.kernels.lookup import look_up
 from lpgnas.kernels.quantize import SparseCodes, code_dtype, quantize_features
-from lpgnas.kernels.spmm import Epilogue, aggregate_max, aggregate_sum
+from lpgnas.kernels.spmm import Epilogue, aggregate_max, aggregate_sum, take_own
 from lpgnas.operators import ATTENTIONS
 from lpgnas.proofs import check_program
 from lpgnas.requantize import AnyCodes, rescale
 
 BLOCK_EDGES = 4096
 """Edges whose scores are held at once; a node with more has a block of its own."""
+BLOCK_NODES = 256
+"""Nodes whose totals are held at once while a transform adds its inputs."""
 _NO_FACTOR = np.zeros(0, dtype=np.int64)
 
 
@@ -46,7 +49,7 @@ class Prediction:
         codes: [N, C] int64 codes of the logits.
         logits: [N, C] float32, `codes * 2^-fraction`.
         arena_bytes: bytes allocated for the tensors that the program computes, logits included. The input's codes,
-            one row of accumulators and the scores of one block of edges are apart.
+            one row of accumulators, the totals of one block of nodes and the scores of one block of edges are apart.
     """
 
     codes: npt.NDArray[np.int64]
@@ -65,6 +68,10 @@ def check_inputs(program: IntegerProgram, x: Features) -> None:
         raise GraphError(f"graph: x has {x.shape[1]} columns, but the program reads {program.num_features}")
 
 
+def _reads_edges(operation: Aggregate) -> bool:
+    return ATTENTIONS.get(operation.attention).neighbours
+
+
 def decode(program: IntegerProgram, codes: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
     """Logits as float32: codes times one power of two."""
     return np.ldexp(codes.astype(np.float64), -program.logits.fraction).astype(np.float32)
@@ -81,8 +88,13 @@ class Executor:
         check_program(program)
         self.program = program
         # Transforms read their weights by input column, so that outputs are contiguous.
-        self._weights = {
-            op.weight: np.ascontiguousarray(program.array(op.weight).values.T)
+        self._parts = {
+            op.output: tuple(
+                TransposedPart(
+                    part.source.name, np.ascontiguousarray(part.weight.values.T), part.align, part.row_factor
+                )
+                for part in program.parts(op)
+            )
             for op in program.operations
             if isinstance(op, Transform)
         }
@@ -103,7 +115,17 @@ class Executor:
     def prepare(self, x: Features, edge_index: npt.NDArray[np.int64]) -> Inference:
         """All of `run` but the operations; arguments and errors are the same."""
         check_inputs(self.program, x)
-        return Inference(self.program, self._weights, x, edge_index)
+        return Inference(self.program, self._parts, x, edge_index)
+
+
+@dataclass(frozen=True, eq=False)
+class TransposedPart:
+    """One input of a transform, with its columns of the weight as [F_s, width]; see `lpgnas.integer_program.Part`."""
+
+    source: str
+    weight: AnyCodes
+    align: int
+    row_factor: bool
 
 
 class Inference:
@@ -112,16 +134,16 @@ class Inference:
     def __init__(
         self,
         program: IntegerProgram,
-        weights: dict[str, AnyCodes],
+        parts: Mapping[str, tuple[TransposedPart, ...]],
         x: Features,
         edge_index: npt.NDArray[np.int64],
     ) -> None:
         self._program = program
-        self._weights = weights
+        self._parts = parts
         self._edge_index = edge_index
         self._nodes = int(x.shape[0])
         self._graphs: dict[bool, CsrGraph] = {}
-        loops = {op.self_loops for op in program.operations if isinstance(op, Aggregate)}
+        loops = {op.self_loops for op in program.operations if isinstance(op, Aggregate) and _reads_edges(op)}
         self._graph(min(loops, default=False)).check_degree(program.max_degree)
         self._x = quantize_features(x, program.input_format, program.rounding)
         plan = plan_arena(program, self._nodes)
@@ -178,12 +200,35 @@ class Inference:
         out = self._program.tensor(operation.output)
         by = rescale(operation.shift, self._program.rounding, out.low, out.high)
         factor = rsqrt15(self._graph(operation.self_loops).degree) if operation.degree_factor else _NO_FACTOR
-        scratch = self._scratch(out.columns, operation.accumulator_bits)
-        rest = (self._weights[operation.weight], operation.row_factor, factor, by, scratch, self._tensors[out.name])
-        if operation.input == self._program.input.name and isinstance(self._x, SparseCodes):
-            transform_sparse(self._x.indptr, self._x.indices, self._x.codes, *rest)
+        scratch, codes = self._scratch(out.columns, operation.accumulator_bits), self._tensors[out.name]
+        parts = self._parts[out.name]
+        if len(parts) > 1:
+            for first in range(0, self._nodes, BLOCK_NODES):
+                totals = np.zeros((min(BLOCK_NODES, self._nodes - first), out.columns), dtype=np.int64)
+                for part in parts:
+                    self._add_part(part, first, scratch, totals)
+                write_totals(totals, factor, first, by, codes)
+            return
+        rest = (parts[0].weight, parts[0].row_factor, factor, by, scratch, codes)
+        sparse = self._sparse(parts[0].source)
+        if sparse is not None:
+            transform_sparse(sparse.indptr, sparse.indices, sparse.codes, *rest)
         else:
-            transform_dense(self._codes(operation.input), *rest)
+            transform_dense(self._codes(parts[0].source), *rest)
+
+    def _add_part(
+        self, part: TransposedPart, first: int, scratch: npt.NDArray[Any], totals: npt.NDArray[np.int64]
+    ) -> None:
+        sparse = self._sparse(part.source)
+        rest = (part.weight, part.row_factor, part.align, first, scratch, totals)
+        if sparse is not None:
+            add_sparse(sparse.indptr, sparse.indices, sparse.codes, *rest)
+        else:
+            add_dense(self._codes(part.source), *rest)
+
+    def _sparse(self, name: str) -> SparseCodes | None:
+        """The codes of a sparse input, None for any other tensor."""
+        return self._x if name == self._program.input.name and isinstance(self._x, SparseCodes) else None
 
     def _score(self, operation: Score) -> None:
         message = self._codes(operation.input)
@@ -192,12 +237,11 @@ class Inference:
 
     def _epilogue(self, operation: Aggregate) -> Epilogue:
         program, columns = self._program, self._program.tensor(operation.output).columns
-        degree = self._graph(operation.self_loops).degree
         factor = _NO_FACTOR
         if ATTENTIONS.get(operation.attention).degree_factors:
-            factor = rsqrt15(degree)
+            factor = rsqrt15(self._graph(operation.self_loops).degree)
         elif operation.aggregation == "mean":
-            factor = reciprocal(COEFFICIENT_BITS, degree)
+            factor = reciprocal(COEFFICIENT_BITS, self._graph(operation.self_loops).degree)
         bias = np.zeros(columns, dtype=np.int64)
         if operation.bias is not None:
             bias = program.array(operation.bias).values.astype(np.int64) << operation.bias_shift
@@ -208,8 +252,12 @@ class Inference:
         return Epilogue(factor, operation.term_shift, bias, shortcut, operation.shortcut_shift, by)
 
     def _aggregate(self, operation: Aggregate) -> None:
-        graph, message = self._graph(operation.self_loops), self._codes(operation.input)
-        out, epilogue = self._tensors[operation.output], self._epilogue(operation)
+        message, epilogue = self._codes(operation.input), self._epilogue(operation)
+        out = self._tensors[operation.output]
+        if not _reads_edges(operation):
+            take_own(message, epilogue, out)
+            return
+        graph = self._graph(operation.self_loops)
         scratch = self._scratch(out.shape[1] // operation.heads, operation.accumulator_bits)
         score = ATTENTIONS.get(operation.attention).score
         if score is not None:

@@ -15,12 +15,14 @@ from lpgnas.errors import DegreeError, ProgramError
 from lpgnas.graph import Features, check_edges
 from lpgnas.integer_program import (
     COEFFICIENT_BITS,
+    INPUT_NAME,
     RECIPROCAL_BITS,
     ROW_FACTOR_BITS,
     Aggregate,
     Codes,
     IntegerProgram,
     Lookup,
+    Part,
     Score,
     Transform,
     reciprocal,
@@ -180,21 +182,25 @@ class _Reference:
         return self._tensors[name]
 
     def _transform(self, operation: Transform) -> Int64Array:
-        weight = self._program.array(operation.weight).values.astype(np.int64).T
-        if operation.input == "x" and self._sparse_x is not None:
-            total = cast(Int64Array, self._sparse_x @ weight)
-            row_sums = np.asarray(self._sparse_x.sum(axis=1), dtype=np.int64)
-        else:
-            codes = self._codes(operation.input)
-            # Proved below 2^53, so a float64 product is exact in any order of summation, and BLAS is fast.
-            total = (codes.astype(np.float64) @ weight.astype(np.float64)).astype(np.int64)
-            row_sums = codes.sum(axis=1)
-        if operation.row_factor:
-            total = total * reciprocal(ROW_FACTOR_BITS, row_sums)[:, None]
+        parts = [self._part(part) << part.align for part in self._program.parts(operation)]
+        total = sum(parts[1:], start=parts[0])
         if operation.degree_factor:
             total = total * rsqrt15(self._edges[operation.self_loops].degree)[:, None]
         out = self._program.tensor(operation.output)
         return requantize_array(total, operation.shift, out.low, out.high, self._program.rounding)
+
+    def _part(self, part: Part) -> Int64Array:
+        """What one input adds to the accumulator, not aligned yet."""
+        weight = part.weight.values.astype(np.int64).T
+        if part.source.name == INPUT_NAME and self._sparse_x is not None:
+            total = cast(Int64Array, self._sparse_x @ weight)
+            row_sums = np.asarray(self._sparse_x.sum(axis=1), dtype=np.int64)
+        else:
+            codes = self._codes(part.source.name)
+            # Proved below 2^53, so a float64 product is exact in any order of summation, and BLAS is fast.
+            total = (codes.astype(np.float64) @ weight.astype(np.float64)).astype(np.int64)
+            row_sums = codes.sum(axis=1)
+        return total * reciprocal(ROW_FACTOR_BITS, row_sums)[:, None] if part.row_factor else total
 
     def _score(self, operation: Score, weight: Codes) -> Int64Array:
         message = self._codes(operation.input)
@@ -225,7 +231,7 @@ class _Reference:
             inverse = reciprocal(RECIPROCAL_BITS, edges.total(p))
             term = (reduce(weighted) * inverse[:, :, None]).reshape(message.shape)
         else:
-            term = reduce(message[edges.sources])
+            term = reduce(message[edges.sources]) if attention.neighbours else message
         if attention.degree_factors:
             term = term * rsqrt15(edges.degree)[:, None]
         if operation.aggregation == "mean":

@@ -1,4 +1,4 @@
-"""Aggregation of unweighted messages over incoming edges, with the target side's epilogue fused in."""
+"""Aggregation of unweighted messages over incoming edges, or of a node's own alone, with the target's epilogue."""
 
 from __future__ import annotations
 
@@ -90,3 +90,10 @@ def aggregate_max(
             for c in range(accumulator.size):
                 accumulator[c] = max(np.int64(accumulator[c]), np.int64(row[c]))
         write_row(accumulator, node_factor(epilogue, node), node, 0, epilogue, out)
+
+
+@jit
+def take_own(message: AnyCodes, epilogue: Epilogue, out: AnyCodes) -> None:
+    """The epilogue of every node's own message [N, width]; no edge is read."""
+    for node in range(out.shape[0]):
+        write_row(message[node], np.int64(1), node, 0, epilogue, out)

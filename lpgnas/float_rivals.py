@@ -7,7 +7,7 @@ depends on the graph alone (normalised adjacency, normalised feature rows, self-
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -23,6 +23,7 @@ from lpgnas.graph_tensors import csr_tensor
 from lpgnas.layers import QuantizedLayer, QuantizedModel
 from lpgnas.lowering import score_activation
 from lpgnas.operators import ACTIVATIONS, LEAKY_SLOPE, Activation
+from lpgnas.spec import INPUT
 from lpgnas.torch_scores import TorchScores
 
 Rival = Callable[[], Tensor]
@@ -89,6 +90,14 @@ def _edge_scores(block: QuantizedLayer, by_head: Tensor, source: Tensor, target:
     return made
 
 
+def _through(model: QuantizedModel, x: Tensor, layers: Sequence[Callable[[list[Tensor]], Tensor]]) -> Tensor:
+    """Logits: every layer on the sources that its block reads."""
+    values = {INPUT: x}
+    for index, layer in enumerate(layers):
+        values[index] = layer([values[source] for source in model.spec.sources(index)])
+    return values[len(layers) - 1]
+
+
 # --- torch CSR ---
 
 
@@ -98,11 +107,8 @@ def csr_rival(model: QuantizedModel, graph: Graph) -> Rival:
     layers = [_CsrLayer(block, graph) for block in model.blocks]
 
     def run() -> Tensor:
-        value = features
         with torch.no_grad():
-            for layer in layers:
-                value = layer(value)
-        return value
+            return _through(model, features, layers)
 
     return run
 
@@ -128,19 +134,27 @@ class _CsrLayer:
         size = (graph.num_nodes, graph.num_nodes)
         self._adjacency = csr_tensor(sparse.csr_array((weights, source, indptr), shape=size), torch.float32)
 
-    def __call__(self, value: Tensor) -> Tensor:
+    def _product(self, values: list[Tensor], prefix: str) -> Tensor:
+        """The sources side by side times a weight; the features stay sparse."""
+        parts = torch.split(self._block.whole(prefix), [value.shape[1] for value in values], dim=1)
+        products = [value @ part.t() for value, part in zip(values, parts, strict=True)]
+        return sum(products[1:], start=products[0])
+
+    def __call__(self, values: list[Tensor]) -> Tensor:
         block = self._block
-        message = value @ block.weight.t()
-        if block.attention.learned:
+        message = self._product(values, "weight")
+        if not block.attention.neighbours:
+            total = message
+        elif block.attention.learned:
             total = self._attend(message)
         elif self._spec.aggregation == "max":
             total = self._largest(message[self._source])
         else:
             total = self._adjacency @ message
         if self._spec.shortcut == "identity":
-            total = total + (value.to_dense() if value.layout is torch.sparse_csr else value)
+            total = total + (values[0].to_dense() if values[0].layout is torch.sparse_csr else values[0])
         elif self._spec.shortcut == "linear":
-            total = total + value @ block.shortcut_weight.t()
+            total = total + self._product(values, "shortcut_weight")
         return _activated(self._spec.activation, total + block.bias)
 
     def _largest(self, rows: Tensor) -> Tensor:
@@ -182,11 +196,8 @@ def pyg_rival(model: QuantizedModel, graph: Graph) -> Rival:
     layers = [_PygLayer(block) for block in model.blocks]
 
     def run() -> Tensor:
-        value = x
         with torch.no_grad():
-            for layer in layers:
-                value = layer(value, edges, looped)
-        return value
+            return _through(model, x, [partial(layer, edges=edges, looped=looped) for layer in layers])
 
     return run
 
@@ -200,17 +211,19 @@ class _PygLayer:
         self._conv = _gat(block) if is_gat else _scored(block) if block.attention.learned else _gcn(block)
         self._own_loops = is_gat or block.attention.degree_factors
 
-    def __call__(self, value: Tensor, edges: Tensor, looped: Tensor) -> Tensor:
-        block = self._block
-        if self._own_loops:
+    def __call__(self, values: list[Tensor], edges: Tensor, looped: Tensor) -> Tensor:
+        block, value = self._block, values[0] if len(values) == 1 else torch.cat(values, dim=1)
+        if not block.attention.neighbours:
+            total = value @ block.whole("weight").t() + block.bias
+        elif self._own_loops:
             total = self._conv(value, edges)
         else:
             near = looped if self._spec.self_loops else edges
-            total = self._conv(value @ block.weight.t(), near) + block.bias
+            total = self._conv(value @ block.whole("weight").t(), near) + block.bias
         if self._spec.shortcut == "identity":
             total = total + value
         elif self._spec.shortcut == "linear":
-            total = total + value @ block.shortcut_weight.t()
+            total = total + value @ block.whole("shortcut_weight").t()
         return _activated(self._spec.activation, total)
 
 
@@ -220,10 +233,10 @@ def _gcn(block: QuantizedLayer) -> Any:  # noqa: ANN401 - a PyG layer
 
     if not block.attention.degree_factors:
         return SimpleConv(aggr=block.spec.aggregation)
-    width, columns = block.weight.shape
+    width, columns = block.whole("weight").shape
     conv = GCNConv(columns, width, cached=True, add_self_loops=block.spec.self_loops)
     with torch.no_grad():
-        conv.lin.weight.copy_(block.weight)
+        conv.lin.weight.copy_(block.whole("weight"))
         conv.bias.copy_(block.bias)
     return conv
 
@@ -231,7 +244,7 @@ def _gcn(block: QuantizedLayer) -> Any:  # noqa: ANN401 - a PyG layer
 def _gat(block: QuantizedLayer) -> Any:  # noqa: ANN401 - a PyG layer
     from torch_geometric.nn import GATConv
 
-    spec, columns = block.spec, block.weight.shape[1]
+    spec, columns = block.spec, block.whole("weight").shape[1]
     conv = GATConv(
         columns,
         spec.width // spec.heads,
@@ -241,7 +254,7 @@ def _gat(block: QuantizedLayer) -> Any:  # noqa: ANN401 - a PyG layer
         aggr=spec.aggregation,
     )
     with torch.no_grad():
-        conv.lin.weight.copy_(block.weight)
+        conv.lin.weight.copy_(block.whole("weight"))
         conv.bias.copy_(block.bias)
         conv.att_src.copy_(block.attention_weight("source")[None] * _LOG_2)
         conv.att_dst.copy_(block.attention_weight("target")[None] * _LOG_2)

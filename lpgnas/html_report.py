@@ -13,7 +13,7 @@ from lpgnas.operators import ACTIVATIONS, ATTENTIONS
 from lpgnas.plots import pareto_panels, pareto_svg, svg_legend
 from lpgnas.results import STAGES
 from lpgnas.run_facts import RunFacts, percent
-from lpgnas.spec import LayerSpec, ModelSpec
+from lpgnas.spec import INPUT, LayerSpec, ModelSpec
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 
@@ -203,6 +203,10 @@ def _block(spec: ModelSpec, index: int) -> Html:
     heads = f", {layer.heads} heads" if layer.heads > 1 else ""
     title = element("h3", f"block {index}", element("span", f"{width:,} → {layer.width:,}{heads}", class_="quiet"))
     parts: list[Html] = [title]
+    sources = spec.sources(index)
+    if sources != (index - 1,):
+        names = ", ".join("x" if source == INPUT else f"block {source}" for source in sources)
+        parts.append(element("p", f"reads {names}", class_="step"))
     for step, tensors in _steps(layer, width):
         parts.append(element("p", step, class_="step"))
         for name, shape, component in tensors:
@@ -226,6 +230,7 @@ def _steps(layer: LayerSpec, width: int) -> list[tuple[str, list[tuple[str, str,
     if ACTIVATIONS.get(layer.activation).function is not None:
         aggregate.append(("aggregate", rows, Component.AGGREGATE))
     near = "neighbours and self" if layer.self_loops else "neighbours"
+    near = near if ATTENTIONS.get(layer.attention).neighbours else "self"
     skip = {"none": "", "identity": ", plus the input", "linear": ", plus a linear shortcut"}[layer.shortcut]
     last = Component.OUTPUT if Component.OUTPUT in layer.formats else Component.ACTIVATION
     return [

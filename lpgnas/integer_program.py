@@ -5,7 +5,8 @@ The operations are those of `docs/integer_semantics.md`; `proofs.py` checks a pr
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from typing import Literal, Union
 
 import numpy as np
@@ -28,6 +29,8 @@ LEAKY_SLOPE_BITS = 2
 """The leaky ReLU of a score has slope 2^-2."""
 MAX_DEGREE_LIMIT = (1 << 20) - 1
 INT32_LIMIT = 1 << 31
+INPUT_NAME = "x"
+"""The tensor of the features."""
 
 Codes = npt.NDArray[np.signedinteger] | npt.NDArray[np.unsignedinteger]
 
@@ -113,13 +116,16 @@ class Array:
 
 @dataclass(frozen=True)
 class Transform:
-    """`output = requantize(input @ weight.T * row_factor * degree_factor, shift)`; `weight` is [out, in].
+    """`output = requantize(acc, shift)`, acc the sum over the `inputs` of `(input @ part.T * row_factor) << align`.
 
-    `self_loops` says whether the degree of the degree factor counts the added loop.
+    `weight` is [out, in]; its columns are those of the inputs, in their order, and `part` are those of one input. The
+    row factor belongs to the input `x` alone. A degree factor multiplies acc; `self_loops` says whether its degree
+    counts the added loop. `accumulator_bound` is the largest |sum of products| of an input.
     """
 
     layer: int
-    input: str
+    inputs: tuple[str, ...]
+    aligns: tuple[int, ...]
     output: str
     weight: str
     row_factor: bool
@@ -209,11 +215,43 @@ class Lookup:
     table: str
 
 
+@dataclass(frozen=True)
+class Part:
+    """One input of a transform: what is added to its accumulator is `(source @ weight.T * row_factor) << align`.
+
+    Attributes:
+        source: the input.
+        weight: its columns of the weight, [out, source.columns].
+        align: left shift, >= 0.
+        row_factor: whether its rows are normalised.
+    """
+
+    source: Tensor
+    weight: Array
+    align: int
+    row_factor: bool
+
+
+def transform_parts(operation: Transform, sources: Sequence[Tensor], weight: Array) -> tuple[Part, ...]:
+    """The parts of a transform of `sources`, whose columns `weight` [out, in] has side by side."""
+    parts, first = [], 0
+    for source, align in zip(sources, operation.aligns, strict=True):
+        own, last = weight, first + source.columns
+        if len(sources) > 1:  # each part has an array, and so a name, of its own
+            columns = weight.values[:, first:last].copy()
+            own = replace(weight, name=f"{weight.name}/{source.name}", values=columns)
+        parts.append(Part(source, own, align, operation.row_factor and source.name == INPUT_NAME))
+        first = last
+    return tuple(parts)
+
+
 Operation = Union[Transform, Score, Aggregate, Lookup]  # noqa: UP007 - get_args reads it
 
 
 def reads(operation: Operation) -> tuple[str, ...]:
     """Names of the tensors that an operation reads."""
+    if isinstance(operation, Transform):
+        return operation.inputs
     optional = (getattr(operation, name, None) for name in ("source_scores", "target_scores", "shortcut"))
     return (operation.input, *(name for name in optional if name is not None))
 
@@ -233,7 +271,7 @@ class IntegerProgram:
         num_features: F.
         num_classes: C.
         rounding: the one rounding mode.
-        row_normalize: whether the first transforms multiply by the row factor.
+        row_normalize: whether transforms of `x` multiply by the row factor.
         max_degree: most incoming edges of a node (without the added self-loop) that the proofs hold for.
         input: the tensor `x`.
         output: name of the logits.
@@ -268,6 +306,12 @@ class IntegerProgram:
             if array.name == name:
                 return array
         raise ProgramError(f"the program has no array {name!r}")
+
+    def parts(self, operation: Transform) -> tuple[Part, ...]:
+        """What each input of a transform is multiplied with, in order."""
+        return transform_parts(
+            operation, [self.tensor(name) for name in operation.inputs], self.array(operation.weight)
+        )
 
     @property
     def input_format(self) -> FixedPoint:

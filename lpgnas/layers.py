@@ -6,7 +6,8 @@ with `float32` formats is the full-precision reference. Parameters start as in P
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
@@ -31,7 +32,7 @@ from lpgnas.quantizers import (
     range_fraction,
     weight_fraction,
 )
-from lpgnas.spec import LayerSpec, ModelSpec
+from lpgnas.spec import INPUT, ModelSpec
 from lpgnas.torch_scores import TorchScores
 
 BIAS_EXTRA_PLACES = 8
@@ -42,25 +43,51 @@ Tap = Callable[[Component, Tensor, Tensor], Tensor]
 the same values, whose gradient also reaches choices."""
 
 
+def part_name(prefix: str, reader: int, source: int) -> str:
+    """The parameter for one source of a block: `prefix` alone for the block before it, else with the source's name."""
+    if source == reader - 1:
+        return prefix
+    return f"{prefix}_from_{'x' if source == INPUT else source}"
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a block may read.
+
+    Attributes:
+        product: maps a transposed weight [columns, k] to `source @ it` [N, k] (sparse for the features).
+        value: the source itself [N, columns], made when it is asked for.
+    """
+
+    product: Product
+    value: Callable[[], Tensor]
+
+
 class QuantizedLayer(nn.Module):
     """One block with its trainable parameters and its calibrated fractions (buffers, int64 scalars).
 
-    Shapes: `weight` and `shortcut_weight` [width, input_width]; `bias` [width]; for each weight of a learned attention
-    `<name>_attention` [heads, width / heads].
+    Shapes: `weight` and `shortcut_weight` [width, source width], of every source a part of its own (`part_name`);
+    `bias` [width]; for each weight of a learned attention `<name>_attention` [heads, width / heads]. The parts of a
+    weight are quantised together, with one fraction.
     """
 
-    def __init__(self, spec: LayerSpec, input_width: int, rounding: Rounding, *, last: bool) -> None:
+    def __init__(self, model: ModelSpec, index: int) -> None:
         super().__init__()
+        spec, sources = model.layers[index], model.sources(index)
         self.spec = spec
-        self.rounding = rounding
+        self.rounding = model.rounding
         self.activation = ACTIVATIONS.get(spec.activation)
         self.attention = ATTENTIONS.get(spec.attention)
-        self.output = Component.OUTPUT if last else Component.ACTIVATION
+        self.output = Component.OUTPUT if index == len(model.layers) - 1 else Component.ACTIVATION
         self.tap: Tap | None = None
-        self.weight = _glorot(spec.width, input_width)
+        self._widths = list(model.source_widths(index))
+        self._parts = {
+            prefix: [part_name(prefix, index, source) for source in sources] for prefix in ("weight", "shortcut_weight")
+        }
+        self._add_parts("weight")
         self.bias = nn.Parameter(torch.zeros(spec.width))
         if spec.shortcut == "linear":
-            self.shortcut_weight = _glorot(spec.width, input_width)
+            self._add_parts("shortcut_weight")
         fractions = ["weight", "shortcut_weight", "attention", "bias", "message", "shortcut", "score", "aggregate"]
         fractions.append("output")
         score = self.attention.score
@@ -72,41 +99,57 @@ class QuantizedLayer(nn.Module):
         for name in fractions:
             self.register_buffer(f"{name}_fraction", torch.tensor(0))
 
-    def forward(self, product: Product, value: Tensor | None, graph: GraphTensors, *, observe: bool) -> Tensor:
+    def _add_parts(self, prefix: str) -> None:
+        whole = _glorot(self.spec.width, sum(self._widths)).detach()
+        for name, part in zip(self._parts[prefix], torch.split(whole, self._widths, dim=1), strict=True):
+            self.register_parameter(name, nn.Parameter(part.contiguous()))
+
+    def whole(self, prefix: str) -> Tensor:
+        """The trainable `weight` or `shortcut_weight` [width, input width], the parts of all sources side by side."""
+        parts: list[Tensor] = [getattr(self, name) for name in self._parts[prefix]]  # plain tensors in a supernet
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+
+    def forward(self, sources: Sequence[Source], graph: GraphTensors, *, observe: bool) -> Tensor:
         """The block's output [N, width].
 
         Args:
-            product: maps a transposed weight [input_width, k] to `input @ it` [N, k] (sparse for the features).
-            value: the block's input [N, input_width] where an identity shortcut needs it.
-            graph: edges and coefficients; its row factor belongs to `product`.
+            sources: what it reads, in order.
+            graph: edges and coefficients; its row factor belongs to the source `x`.
             observe: choose all fractions anew from what flows through.
         """
         if observe:
             self._choose_weight_fractions()
-        near = graph.with_loops if self.spec.self_loops else graph.without_loops
-        message = product(self._weight(self.weight, Component.LINEAR_WEIGHT, "weight").t())
-        factor = near.rsqrt if self.attention.degree_factors else None
+        factor = self._near(graph).rsqrt if self.attention.degree_factors else None
+        message = self._transform(sources, "weight")
         message = self._quantize(message, Component.MESSAGE, "message", observe=observe, row=factor)
-        total, factor = self._aggregate(message, near, observe=observe)
+        total, factor = self._aggregate(message, graph, observe=observe)
         if self.spec.shortcut != "none" and factor is not None:
             total, factor = total * factor, None
         if self.spec.shortcut == "identity":
-            if value is None:
-                raise ValueError("an identity shortcut needs the block's input")
-            total = total + value
+            total = total + sources[0].value()
         elif self.spec.shortcut == "linear":
-            skip = product(self._weight(self.shortcut_weight, Component.LINEAR_WEIGHT, "shortcut_weight").t())
+            skip = self._transform(sources, "shortcut_weight")
             total = total + self._quantize(skip, Component.MESSAGE, "shortcut", observe=observe)
         return self._tapped(self.output, total, self._activate(total, factor, observe=observe))
+
+    def _transform(self, sources: Sequence[Source], prefix: str) -> Tensor:
+        """The sum [N, width] of the sources' products with their columns of a weight."""
+        weight = self._weight(self.whole(prefix), Component.LINEAR_WEIGHT, prefix)
+        parts = torch.split(weight, self._widths, dim=1)
+        products = [source.product(part.t()) for source, part in zip(sources, parts, strict=True)]
+        return sum(products[1:], start=products[0])
+
+    def _near(self, graph: GraphTensors) -> Neighbourhood:
+        return graph.with_loops if self.spec.self_loops else graph.without_loops
 
     def codes(self) -> LayerCodes:
         """The codes and fractions that lowering needs (float64, exact)."""
         shortcut, score = None, self.attention.score
         if self.spec.shortcut == "linear":
-            shortcut = self._weight_codes(self.shortcut_weight, Component.LINEAR_WEIGHT, "shortcut_weight")
+            shortcut = self._weight_codes(self.whole("shortcut_weight"), Component.LINEAR_WEIGHT, "shortcut_weight")
         bias = np.rint(self._bias(self.bias.detach().double()).numpy() * 2.0 ** self._fraction("bias"))
         return LayerCodes(
-            weight=self._weight_codes(self.weight, Component.LINEAR_WEIGHT, "weight"),
+            weight=self._weight_codes(self.whole("weight"), Component.LINEAR_WEIGHT, "weight"),
             bias=Quantized(bias.astype(np.int64), self._fraction("bias")),
             message_fraction=self._fraction("message"),
             output_fraction=self._fraction("output"),
@@ -130,9 +173,9 @@ class QuantizedLayer(nn.Module):
     def _choose_weight_fractions(self) -> None:
         choice = self._choice(Component.LINEAR_WEIGHT)
         if choice != FLOAT32:
-            self._set_fraction("weight", weight_fraction(self.weight, choice))
+            self._set_fraction("weight", weight_fraction(self.whole("weight"), choice))
             if self.spec.shortcut == "linear":
-                self._set_fraction("shortcut_weight", weight_fraction(self.shortcut_weight, choice))
+                self._set_fraction("shortcut_weight", weight_fraction(self.whole("shortcut_weight"), choice))
         score = self.attention.score
         if score is not None and self._choice(Component.ATTENTION_WEIGHT) != FLOAT32:
             for group, names in score.fraction_groups().items():
@@ -179,8 +222,11 @@ class QuantizedLayer(nn.Module):
         rounded = round_rows(value, self._fraction(name), low, high, self.rounding, row=row)
         return self._tapped(component, value, rounded)
 
-    def _aggregate(self, message: Tensor, near: Neighbourhood, *, observe: bool) -> tuple[Tensor, Tensor | None]:
+    def _aggregate(self, message: Tensor, graph: GraphTensors, *, observe: bool) -> tuple[Tensor, Tensor | None]:
         """Sum or max of the weighted messages, [N, width], and the factor [N, 1] that the target side owes them."""
+        if not self.attention.neighbours:
+            return message, None
+        near = self._near(graph)
         mean = near.recip if self.spec.aggregation == "mean" else None
         if self.attention.score is not None:
             return self._attend(self.attention.score, message, near.edges, observe=observe), mean
@@ -285,11 +331,7 @@ class QuantizedModel(nn.Module):
         super().__init__()
         self.spec = spec
         self.input_fraction = input_fraction
-        last = len(spec.layers) - 1
-        self.layers = nn.ModuleList(
-            QuantizedLayer(layer, spec.input_width(k), spec.rounding, last=k == last)
-            for k, layer in enumerate(spec.layers)
-        )
+        self.layers = nn.ModuleList(QuantizedLayer(spec, index) for index in range(len(spec.layers)))
 
     def forward(
         self,
@@ -304,21 +346,16 @@ class QuantizedModel(nn.Module):
         Args:
             graph: features and edges.
             observe: choose all fractions anew.
-            dropout: probability of dropping each entry of each block's input (training; needs `generator`).
+            dropout: probability of dropping each entry of what blocks read (training; needs `generator`). Every source
+                is drawn once: all blocks that read it see the same entries.
             generator: the source of randomness of dropout.
         """
-        value: Tensor | None = None
-        for layer in self.blocks:
-            if value is None:
-                product = graph.product(dropout, generator)
-                # only a narrow input can have an identity shortcut, so a dense copy is small
-                block_input = graph.features.dense() if layer.spec.shortcut == "identity" else None
-            else:
-                block_input = value = drop_entries(value, dropout, generator)
-                product = value.matmul
-            value = layer(product, block_input, graph, observe=observe)
-        if value is None:
-            raise ValueError("a model has at least one layer")
+        sources = {INPUT: Source(graph.product(dropout, generator), graph.features.dense)}
+        value = torch.empty(0)
+        for index, layer in enumerate(self.blocks):
+            if index:
+                sources[index - 1] = _output_source(drop_entries(value, dropout, generator))
+            value = layer([sources[one] for one in self.spec.sources(index)], graph, observe=observe)
         return value
 
     def layer_codes(self) -> tuple[LayerCodes, ...]:
@@ -341,6 +378,10 @@ def _glorot(rows: int, columns: int) -> nn.Parameter:
     weight = torch.empty(rows, columns)
     nn.init.xavier_uniform_(weight)
     return nn.Parameter(weight)
+
+
+def _output_source(value: Tensor) -> Source:
+    return Source(value.matmul, lambda: value)
 
 
 def _scaled(value: Tensor, row: Tensor | None) -> Tensor:

@@ -5,6 +5,7 @@ The trained model hands over `LayerCodes` (see `layers.QuantizedModel.layer_code
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -20,19 +21,20 @@ from lpgnas.integer_program import (
     MAX_DEGREE_LIMIT,
     MAX_PROBABILITY,
     MAX_SCORE_FRACTION,
-    ROW_FACTOR_BITS,
     Aggregate,
     Array,
     Codes,
     IntegerProgram,
     Lookup,
     Operation,
+    Part,
     Score,
     Tensor,
     Transform,
     accumulator_bits,
     narrow,
     softmax_table,
+    transform_parts,
 )
 from lpgnas.number_formats import FixedPoint, FormatChoice, Rounding, round_to_int
 from lpgnas.operators import ACTIVATIONS, ATTENTIONS, Activation
@@ -40,11 +42,12 @@ from lpgnas.proofs import (
     aggregate_bounds,
     check_program,
     edge_score_facts,
+    part_places,
     score_bound,
     term_places,
     transform_bounds,
 )
-from lpgnas.spec import LayerSpec, ModelSpec
+from lpgnas.spec import INPUT, LayerSpec, ModelSpec
 
 BIAS_BITS = 16
 
@@ -62,7 +65,7 @@ class LayerCodes:
     """What training fixes of one block: codes of its parameters and the fractions of its tensors.
 
     Attributes:
-        weight: [width, F_in].
+        weight: [width, F_in], the columns of all sources side by side.
         bias: [width], 16-bit codes.
         message_fraction: of the transform's output.
         output_fraction: of `activation`, or of `output` in the last block.
@@ -156,7 +159,7 @@ def lower(
         row_normalize=spec.row_normalize,
         max_degree=max_degree,
         input=source,
-        output=builder.current.name,
+        output=builder.outputs[len(spec.layers) - 1].name,
         tensors=tuple(builder.tensors),
         operations=tuple(builder.operations),
         arrays=tuple(builder.arrays),
@@ -190,18 +193,17 @@ class _Builder:
     def __init__(self, spec: ModelSpec, max_degree: int, source: Tensor) -> None:
         self._spec = spec
         self._max_degree = max_degree
-        self.current = source
+        self.outputs = {INPUT: source}
         self.tensors: list[Tensor] = []
         self.operations: list[Operation] = []
         self.arrays: list[Array] = []
 
     def add_layer(self, index: int, codes: LayerCodes) -> None:
         layer = self._spec.layers[index]
-        block_input = self.current
         message = self._transform(index, layer, codes.weight, codes.message_fraction, "message")
         shortcut = None
         if layer.shortcut == "identity":
-            shortcut = block_input
+            shortcut = self.outputs[self._spec.sources(index)[0]]
         elif layer.shortcut == "linear":
             shortcut = self._linear_shortcut(index, layer, codes)
         self._aggregate(index, layer, codes, message, shortcut)
@@ -226,34 +228,30 @@ class _Builder:
         return array
 
     def _transform(self, index: int, layer: LayerSpec, weight: Quantized, fraction: int, name: str) -> Tensor:
-        source = self.current
         array_name = f"layer{index}/{'linear' if name == 'message' else name}_weight"
         choice = layer.formats[Component.LINEAR_WEIGHT]
         array = self._constant(array_name, choice, weight, index, Component.LINEAR_WEIGHT)
+        sources = [self.outputs[source] for source in self._spec.sources(index)]
+        _check_columns(array, layer.width, sum(source.columns for source in sources))
         fmt = FixedPoint(layer.formats[Component.MESSAGE].bits, fraction)
         out = self._tensor(f"layer{index}/{name}", layer.width, fmt, index, Component.MESSAGE)
-        row_factor = index == 0 and self._spec.row_normalize
+        row_factor = self._spec.row_normalize and INPUT in self._spec.sources(index)
         degree_factor = name == "message" and ATTENTIONS.get(layer.attention).degree_factors
-        places = weight.fraction + (ROW_FACTOR_BITS if row_factor else source.fraction)
-        shift = places + (COEFFICIENT_BITS if degree_factor else 0) - fraction
-        bound, total = transform_bounds(
-            array.values, source, row_factor=row_factor, degree_factor=degree_factor, shift=shift
+        bare = Transform(
+            layer=index,
+            inputs=tuple(source.name for source in sources),
+            aligns=(0,) * len(sources),
+            output=out.name,
+            weight=array.name,
+            row_factor=row_factor,
+            degree_factor=degree_factor,
+            self_loops=layer.self_loops,
+            shift=0,
+            accumulator_bits=32,
+            accumulator_bound=0,
+            total_bound=0,
         )
-        self.operations.append(
-            Transform(
-                layer=index,
-                input=source.name,
-                output=out.name,
-                weight=array.name,
-                row_factor=row_factor,
-                degree_factor=degree_factor,
-                self_loops=layer.self_loops,
-                shift=shift,
-                accumulator_bits=accumulator_bits(bound),
-                accumulator_bound=bound,
-                total_bound=total,
-            )
-        )
+        self.operations.append(_proved(bare, transform_parts(bare, sources, array), fraction))
         return out
 
     def _attention_weights(self, index: int, layer: LayerSpec, codes: LayerCodes, score: EdgeScore) -> dict[str, Array]:
@@ -383,7 +381,7 @@ class _Builder:
         self.operations.append(
             replace(aggregate, accumulator_bits=accumulator_bits(bound), accumulator_bound=bound, total_bound=total)
         )
-        self.current = target
+        self.outputs[index] = target
         if activation.function is not None:
             self._lookup(index, layer, codes, activation, target)
 
@@ -424,4 +422,25 @@ class _Builder:
         self.arrays.append(array)
         out = self._tensor(name, layer.width, fmt, index, component)
         self.operations.append(Lookup(layer=index, input=source.name, output=out.name, table=array.name))
-        self.current = out
+        self.outputs[index] = out
+
+
+def _check_columns(weight: Array, rows: int, columns: int) -> None:
+    if weight.values.shape != (rows, columns):
+        raise ProgramError(f"{weight.name} has shape {weight.values.shape}, expected ({rows}, {columns})")
+
+
+def _proved(bare: Transform, parts: Sequence[Part], fraction: int) -> Transform:
+    """A transform into `fraction` binary places, aligned to the finest of its parts, with its bounds."""
+    places = [part_places(part) for part in parts]
+    aligned = [replace(part, align=max(places) - own) for part, own in zip(parts, places, strict=True)]
+    shift = max(places) + (COEFFICIENT_BITS if bare.degree_factor else 0) - fraction
+    bound, total = transform_bounds(aligned, degree_factor=bare.degree_factor, shift=shift)
+    return replace(
+        bare,
+        aligns=tuple(part.align for part in aligned),
+        shift=shift,
+        accumulator_bits=accumulator_bits(bound),
+        accumulator_bound=bound,
+        total_bound=total,
+    )

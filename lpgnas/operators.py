@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lpgnas.attentions import const, cos, gat, gcn, gene_linear, linear, sym_gat
+from lpgnas.attentions import const, cos, gat, gcn, gene_linear, linear, own, sym_gat
 from lpgnas.attentions.score import Attention, FloatArray
 from lpgnas.integer_program import LEAKY_SLOPE_BITS
 from lpgnas.registry import Registry
@@ -76,7 +76,7 @@ ATTENTIONS: Registry[Attention] = Registry("attention")
 AGGREGATIONS: Registry[Aggregation] = Registry("aggregation")
 ACTIVATIONS: Registry[Activation] = Registry("activation")
 
-for _file in (const, gcn, gat, sym_gat, cos, linear, gene_linear):
+for _file in (const, gcn, gat, sym_gat, cos, linear, gene_linear, own):
     ATTENTIONS.add(_file.ATTENTION.name, _file.ATTENTION)
 for _aggregation in (Aggregation("sum"), Aggregation("mean"), Aggregation("max")):
     AGGREGATIONS.add(_aggregation.name, _aggregation)

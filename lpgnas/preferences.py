@@ -28,12 +28,12 @@ TRUST_MEAN, TRUST_VARIANCE = 0.6, 0.1
 
 
 def one_hot(space: SearchSpace, choices: list[Choices]) -> Floats:
-    """Choice vectors as rows [n, options of all genes] of zeros and ones."""
+    """Choice vectors as rows [n, options of all genes] of zeros and ones; genes that are not active are all zero."""
     counts = [count for _, count in space.genes()]
     offsets = np.cumsum([0, *counts[:-1]])
     rows = np.zeros((len(choices), sum(counts)))
     for row, vector in zip(rows, choices, strict=True):
-        row[offsets + np.asarray(vector)] = 1.0
+        row[offsets + np.asarray(vector)] = space.active(vector)
     return rows
 
 

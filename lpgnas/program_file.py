@@ -19,11 +19,11 @@ import numpy.typing as npt
 
 from lpgnas.components import Component
 from lpgnas.errors import LpgnasError, ProgramError
-from lpgnas.integer_program import Aggregate, Array, Codes, IntegerProgram, Operation, Tensor, narrow
+from lpgnas.integer_program import Aggregate, Array, Codes, IntegerProgram, Operation, Tensor, Transform, narrow
 from lpgnas.number_formats import Rounding
 from lpgnas.proofs import check_program
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 OLDEST_VERSION = 1
 CHECKSUM_LENGTH = 64
 PACKING = "little-endian bits: element k holds bits [k*b, (k+1)*b), least significant first; binary code c as (c+1)/2"
@@ -142,7 +142,7 @@ def _from_header(header: dict[str, Any], members: dict[str, npt.NDArray[np.uint8
         input=_tensor(header["input"]),
         output=_typed(header, "output", str),
         tensors=tuple(_tensor(raw) for raw in header["tensors"]),
-        operations=tuple(_operation({**_defaults(raw, version), **raw}) for raw in header["operations"]),
+        operations=tuple(_operation(_migrated(raw, version)) for raw in header["operations"]),
         arrays=tuple(_array(raw, members[f"array_{k}"]) for k, raw in enumerate(header["arrays"])),
         metadata={str(key): str(value) for key, value in header["metadata"].items()},
     )
@@ -165,6 +165,7 @@ def _check_field_types(kind: type, raw: dict[str, Any]) -> None:
         "bool": (bool,),
         "str | None": (str, type(None)),
         "tuple[str, ...]": (list,),
+        "tuple[int, ...]": (list,),
     }
     for item in fields(kind):
         allowed = expected.get(str(item.type))
@@ -177,11 +178,18 @@ def _tensor(raw: dict[str, Any]) -> Tensor:
     return Tensor(**{**raw, "component": _component(raw["component"])})
 
 
-def _defaults(raw: dict[str, Any], version: int) -> dict[str, Any]:
-    """Fields that an operation of an older file lacks: version 1 had no weights and tables in a score's formula."""
-    if version > 1 or raw["op"] != Aggregate.__name__.lower():
-        return {}
-    return {"edge_weights": [], "argument_table": None, "argument_shift": 0, "argument_fraction": 0}
+def _migrated(raw: dict[str, Any], version: int) -> dict[str, Any]:
+    """An operation of an older file in today's fields.
+
+    Version 1 had no weights and tables in a score's formula; until version 2 a transform had one input.
+    """
+    kind = raw["op"]
+    if version < 2 and kind == Aggregate.__name__.lower():
+        raw = {"edge_weights": [], "argument_table": None, "argument_shift": 0, "argument_fraction": 0, **raw}
+    if version < 3 and kind == Transform.__name__.lower():
+        rest = {key: value for key, value in raw.items() if key != "input"}
+        raw = {**rest, "inputs": [raw["input"]], "aligns": [0]}
+    return raw
 
 
 def _operation(raw: dict[str, Any]) -> Operation:
@@ -190,10 +198,17 @@ def _operation(raw: dict[str, Any]) -> Operation:
         raise ProgramError(f"program.npz holds an unknown operation {raw['op']!r}; update lpgnas")
     arguments = {key: value for key, value in raw.items() if key != "op"}
     _check_field_types(kind, arguments)
-    if kind is Aggregate:
-        arguments["edge_weights"] = tuple(str(name) for name in arguments["edge_weights"])
+    for item in fields(kind):
+        if str(item.type).startswith("tuple["):
+            arguments[item.name] = _entries(item.name, arguments[item.name], int if "int" in str(item.type) else str)
     operation: Operation = kind(**arguments)
     return operation
+
+
+def _entries(name: str, values: list[object], kind: type) -> tuple[Any, ...]:
+    if any(type(value) is not kind for value in values):
+        raise ProgramError(f"program.npz: {name} must hold {kind.__name__}, got {values!r}")
+    return tuple(values)
 
 
 def _array(raw: dict[str, Any], packed: npt.NDArray[np.uint8]) -> Array:

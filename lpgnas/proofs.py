@@ -30,6 +30,7 @@ from lpgnas.integer_program import (
     Codes,
     IntegerProgram,
     Operation,
+    Part,
     Score,
     Tensor,
     Transform,
@@ -39,19 +40,29 @@ from lpgnas.integer_program import (
 from lpgnas.operators import AGGREGATIONS, ATTENTIONS
 
 
-def transform_bounds(
-    weight: Codes, source: Tensor, *, row_factor: bool, degree_factor: bool, shift: int
-) -> tuple[int, int]:
-    """Largest |accumulator| and |epilogue total| of a transform with codes `weight` [out, in]."""
-    magnitudes = np.abs(weight.astype(np.int64))
-    accumulator = int(magnitudes.sum(axis=1).max()) * source.magnitude
-    total = accumulator
-    if row_factor:  # |acc| <= max|w| * t and row24(t) <= 2^24 / t + 1/2, t the row's sum of codes
-        largest_sum = int(weight.shape[1]) * source.high
-        total = int(magnitudes.max()) * ((1 << ROW_FACTOR_BITS) + (largest_sum + 1) // 2)
+def transform_bounds(parts: Sequence[Part], *, degree_factor: bool, shift: int) -> tuple[int, int]:
+    """Largest |accumulator| of a part and largest |epilogue total| of a transform with these parts."""
+    bounds = [_part_bounds(part) for part in parts]
+    total = sum(scaled << part.align for part, (_, scaled) in zip(parts, bounds, strict=True))
     if degree_factor:
         total <<= COEFFICIENT_BITS
-    return accumulator, _shifted_total(total, shift)
+    return max(accumulator for accumulator, _ in bounds), _shifted_total(total, shift)
+
+
+def _part_bounds(part: Part) -> tuple[int, int]:
+    """Largest |sum of products| of a part, and the largest with its row factor."""
+    magnitudes = np.abs(part.weight.values.astype(np.int64))
+    accumulator = int(magnitudes.sum(axis=1).max()) * part.source.magnitude
+    if not part.row_factor:
+        return accumulator, accumulator
+    # |acc| <= max|w| * t and row24(t) <= 2^24 / t + 1/2, t the row's sum of codes
+    largest_sum = part.source.columns * part.source.high
+    return accumulator, int(magnitudes.max()) * ((1 << ROW_FACTOR_BITS) + (largest_sum + 1) // 2)
+
+
+def part_places(part: Part) -> int:
+    """Binary places of what a part adds to the accumulator, before its alignment."""
+    return part.weight.fraction + (ROW_FACTOR_BITS if part.row_factor else part.source.fraction)
 
 
 def score_bound(weights: Iterable[Codes], message: Tensor) -> int:
@@ -127,8 +138,8 @@ def aggregate_bounds(
     operation: Aggregate, message: Tensor, shortcut: Tensor | None, bias: Codes | None, max_degree: int
 ) -> tuple[int, int]:
     """Largest |accumulator| and |epilogue total| of an aggregation for in-degrees up to `max_degree`."""
-    edges = max_degree + (1 if operation.self_loops else 0)
     attention = ATTENTIONS.get(operation.attention)
+    edges = max_degree + (1 if operation.self_loops else 0) if attention.neighbours else 1
     weighted = message.magnitude * (MAX_PROBABILITY if attention.learned else 1)
     accumulator = weighted if operation.aggregation == "max" else weighted * edges
     term = accumulator
@@ -220,10 +231,11 @@ def _check_array(array: Array) -> None:
 
 
 def _check_operation(where: str, program: IntegerProgram, operation: Operation, known: dict[str, Tensor]) -> None:
-    source = _known(where, operation.input, known)
     if isinstance(operation, Transform):
-        _check_transform(where, program, operation, source)
-    elif isinstance(operation, Score):
+        _check_transform(where, program, operation, known)
+        return
+    source = _known(where, operation.input, known)
+    if isinstance(operation, Score):
         _check_score(where, program, operation, source)
     elif isinstance(operation, Aggregate):
         _check_aggregate(where, program, operation, known)
@@ -244,24 +256,28 @@ def _known(where: str, name: str, known: dict[str, Tensor]) -> Tensor:
     return known[name]
 
 
-def _check_transform(where: str, program: IntegerProgram, operation: Transform, source: Tensor) -> None:
-    weight, out = program.array(operation.weight).values, program.tensor(operation.output)
-    if weight.shape != (out.columns, source.columns):
-        raise ProgramError(f"{where}: weight has shape {weight.shape}, expected ({out.columns}, {source.columns})")
-    if operation.row_factor != (program.row_normalize and source.name == program.input.name):
+def _check_transform(where: str, program: IntegerProgram, operation: Transform, known: dict[str, Tensor]) -> None:
+    names, out = operation.inputs, program.tensor(operation.output)
+    sources = [_known(where, name, known) for name in names]
+    if not names or len(set(names)) != len(names) or len(operation.aligns) != len(names):
+        raise ProgramError(f"{where}: it must have different inputs, each with an alignment, not {names}")
+    weight, columns = program.array(operation.weight).values, sum(source.columns for source in sources)
+    if weight.shape != (out.columns, columns):
+        raise ProgramError(f"{where}: weight has shape {weight.shape}, expected ({out.columns}, {columns})")
+    if operation.row_factor != (program.row_normalize and program.input.name in names):
         raise ProgramError(f"{where}: row_factor is {operation.row_factor}, which row_normalize contradicts")
-    if source.bits > 16 or out.bits > 16:
+    if max(source.bits for source in sources) > 16 or out.bits > 16:
         raise ProgramError(f"{where}: its tensors have more than 16 bits")
-    places = program.array(operation.weight).fraction + (ROW_FACTOR_BITS if operation.row_factor else source.fraction)
+    parts = program.parts(operation)
+    places = max(part_places(part) for part in parts)
+    for part in parts:
+        if not 0 <= part.align <= MAX_SHIFT:
+            raise ProgramError(f"{where}: an alignment shift of {part.align} is not in 0 to {MAX_SHIFT}")
+        _check_scale(where, f"alignment of {part.source.name!r}", part.align, places - part_places(part))
     places += COEFFICIENT_BITS if operation.degree_factor else 0
     _check_scale(where, "shift", operation.shift, places - out.fraction)
-    bounds = transform_bounds(
-        weight,
-        source,
-        row_factor=operation.row_factor,
-        degree_factor=operation.degree_factor,
-        shift=_checked_shift(where, operation.shift),
-    )
+    shift = _checked_shift(where, operation.shift)
+    bounds = transform_bounds(parts, degree_factor=operation.degree_factor, shift=shift)
     _check_bounds(where, operation.accumulator_bits, operation.accumulator_bound, operation.total_bound, bounds)
 
 
@@ -296,12 +312,7 @@ def _check_aggregate(where: str, program: IntegerProgram, operation: Aggregate, 
     source, out = known[operation.input], program.tensor(operation.output)
     if source.columns != out.columns or source.bits > 16 or out.bits > 16:
         raise ProgramError(f"{where}: input and output differ in columns, or have more than 16 bits")
-    if operation.attention not in ATTENTIONS or operation.aggregation not in AGGREGATIONS:
-        raise ProgramError(f"{where}: unknown operator {operation.attention}/{operation.aggregation}")
-    attention = ATTENTIONS.get(operation.attention)
-    if operation.aggregation not in attention.aggregations:
-        allowed = ", ".join(sorted(attention.aggregations))
-        raise ProgramError(f"{where}: {attention.name} goes with {allowed}, not {operation.aggregation}")
+    attention = _checked_attention(where, operation)
     if not out.low <= operation.clamp_low <= operation.clamp_high <= out.high:
         raise ProgramError(f"{where}: the clamp [{operation.clamp_low}, {operation.clamp_high}] leaves its format")
     for shift in (operation.term_shift, operation.bias_shift, operation.shortcut_shift):
@@ -321,6 +332,19 @@ def _check_aggregate(where: str, program: IntegerProgram, operation: Aggregate, 
     _check_alignment(where, program, operation, shortcut)
     bounds = aggregate_bounds(operation, source, shortcut, bias, program.max_degree)
     _check_bounds(where, operation.accumulator_bits, operation.accumulator_bound, operation.total_bound, bounds)
+
+
+def _checked_attention(where: str, operation: Aggregate) -> Attention:
+    """The attention, if it goes with the operation's aggregation and loops."""
+    if operation.attention not in ATTENTIONS or operation.aggregation not in AGGREGATIONS:
+        raise ProgramError(f"{where}: unknown operator {operation.attention}/{operation.aggregation}")
+    attention = ATTENTIONS.get(operation.attention)
+    if operation.aggregation not in attention.aggregations:
+        allowed = ", ".join(sorted(attention.aggregations))
+        raise ProgramError(f"{where}: {attention.name} goes with {allowed}, not {operation.aggregation}")
+    if not attention.neighbours and not operation.self_loops:
+        raise ProgramError(f"{where}: {attention.name} reads a node's own message alone, but its loops are off")
+    return attention
 
 
 def _check_alignment(where: str, program: IntegerProgram, operation: Aggregate, shortcut: Tensor | None) -> None:

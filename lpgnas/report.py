@@ -7,7 +7,7 @@ from pathlib import Path
 
 from lpgnas.budget import format_bits
 from lpgnas.run_facts import RunFacts, percent, read_run
-from lpgnas.spec import ModelSpec
+from lpgnas.spec import INPUT, ModelSpec
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
@@ -59,6 +59,7 @@ def _model(spec: ModelSpec) -> str:
     rows = [
         [
             index,
+            ", ".join("x" if source == INPUT else str(source) for source in spec.sources(index)),
             layer.attention,
             layer.aggregation,
             layer.activation,
@@ -69,7 +70,7 @@ def _model(spec: ModelSpec) -> str:
         ]
         for index, layer in enumerate(spec.layers)
     ]
-    header = ["block", "attention", "aggregation", "activation", "width", "heads", "shortcut", "formats"]
+    header = ["block", "reads", "attention", "aggregation", "activation", "width", "heads", "shortcut", "formats"]
     source = (
         f"Input {spec.input_format}{', rows normalised' if spec.row_normalize else ''}; rounding {spec.rounding}.\n"
     )

@@ -34,11 +34,11 @@ from lpgnas.controllers import (
     is_format,
     split_genes,
 )
-from lpgnas.errors import ConfigError
+from lpgnas.errors import ConfigError, InfeasibleBudget
 from lpgnas.layers import Tap
 from lpgnas.number_formats import FormatChoice
 from lpgnas.operators import ATTENTIONS
-from lpgnas.projection import project
+from lpgnas.projection import Preferences, Projection
 from lpgnas.quantizers import quantize_weight, weight_fraction
 from lpgnas.search_space import Choices, SearchSpace
 from lpgnas.spec import ModelSpec
@@ -164,6 +164,7 @@ class SearchRound:
         self._settings, self._on_step = settings, on_step
         self._rng = np.random.default_rng(seed)
         self._options = space.feasible_options(fits)
+        self._project = Projection(space, fits)
         self.controllers = Controllers(space, self._options, self._rng)
         self._learner = PairLearner(space)
         self._multipliers = np.zeros(len(shares(space.spec(space.smallest()))))
@@ -200,7 +201,13 @@ class SearchRound:
         favourite = self.controllers.favourite()
         if self._fits(self._space.spec(favourite)):
             return favourite
-        return project(self._space, self.controllers.preferences(), self._fits) or self._space.smallest()
+        return self._projected(self.controllers.preferences())
+
+    def _projected(self, preferences: Preferences) -> Choices:
+        found = self._project(preferences)
+        if found is None:
+            raise InfeasibleBudget("no model of the search space fits the budget of this round")
+        return found
 
     # --- steps ---
 
@@ -279,7 +286,7 @@ class SearchRound:
             if self._fits(self._space.spec(arg_max(noised))):
                 return noised
             noised = next(draws)
-        best = project(self._space, [np.maximum(part, -1e6) for part in noised], self._fits) or self._space.smallest()
+        best = self._projected([np.maximum(part, -1e6) for part in noised])
         for part, option in zip(noised, best, strict=True):
             part[option] = part[np.isfinite(part)].max() + 1e-9
         return noised
@@ -341,8 +348,8 @@ class SearchRound:
             group, _, gene = name.rpartition(".")
             if name in gates:
                 groups.setdefault(group, {})[gene] = _Gate(option, gates[name], options)
-        layers = enumerate(self._space.spec(choices).layers)
-        return [self._tap(groups[f"layer{index}"], layer.attention) for index, layer in layers]
+        layers = zip(self._space.macro(choices).groups, self._space.spec(choices).layers, strict=True)
+        return [self._tap(groups.get(f"layer{group}", {}), layer.attention) for group, layer in layers]
 
     def _tap(self, genes: dict[str, _Gate], attention: str) -> Tap:
         """The gates of one block: its formats at their tensors, its architecture at its output."""

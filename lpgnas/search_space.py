@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
+from itertools import takewhile
 
 import numpy as np
 
 from lpgnas.attentions.score import Attention
 from lpgnas.components import WEIGHTS, Component
 from lpgnas.errors import ConfigError
+from lpgnas.macros import Macro, Route, all_routes, derive, routings
 from lpgnas.number_formats import FIXED1, FLOAT32, FormatChoice, Rounding
 from lpgnas.operators import ACTIVATIONS, AGGREGATIONS, ATTENTIONS
-from lpgnas.spec import LayerSpec, ModelSpec, required_components
+from lpgnas.spec import INPUT, LayerSpec, ModelSpec, required_components
 
 Choices = tuple[int, ...]
 """One option index for each gene of a `SearchSpace`."""
+MAX_ROUTED_BLOCKS = 5
+"""Six blocks have a million macro-architectures, of which a projection looks at every one."""
+MACRO_TRIES = 50
+"""Uniform draws of macro genes before those that fit are listed."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +37,9 @@ class SearchSpace:
         input_signed: whether features may be negative.
         row_normalize: whether rows are divided by their sums.
         rounding: of every model.
-        depth: number of blocks.
+        blocks: numbers of blocks to choose from, rising.
+        routes: whether every block chooses what it reads among the input and the blocks before it; otherwise it reads
+            the block before it.
         attentions: of every block.
         aggregations: where the attention leaves the choice.
         activations: of every block but the last, which has none.
@@ -51,7 +60,8 @@ class SearchSpace:
     input_signed: bool = False
     row_normalize: bool = False
     rounding: Rounding = Rounding.HALF_EVEN
-    depth: int = 2
+    blocks: tuple[int, ...] = (2,)
+    routes: bool = False
     attentions: tuple[str, ...] = ("gcn", "const", "gat")
     aggregations: tuple[str, ...] = ("sum", "mean", "max")
     activations: tuple[str, ...] = ("relu", "none", "relu6", "tanh")
@@ -66,7 +76,7 @@ class SearchSpace:
         for name in ("attentions", "aggregations", "activations", "widths", "heads", "shortcuts"):
             if not getattr(self, name):
                 raise ConfigError(f"the search space has no options for {name}; give at least one")
-        for name in ("widths", "heads", "code_bits"):
+        for name in ("blocks", "widths", "heads", "code_bits"):
             options = getattr(self, name)
             if list(options) != sorted(set(options)):
                 raise ConfigError(
@@ -74,25 +84,33 @@ class SearchSpace:
                 )
         if self.heads[0] != 1:
             raise ConfigError(f"heads of the search space must begin with 1, got {self.heads}")
-        if not self.weight_formats or not self.code_bits or self.depth < 1:
-            raise ConfigError("the search space needs weight_formats, code_bits and a depth of at least 1")
+        if not self.weight_formats or not self.code_bits or not self.blocks or self.blocks[0] < 1:
+            raise ConfigError("the search space needs weight_formats, code_bits and at least 1 block")
+        if self.routes and self.depth > MAX_ROUTED_BLOCKS:
+            raise ConfigError(
+                f"routes among {self.depth} blocks are too many to search; use {MAX_ROUTED_BLOCKS} at most"
+            )
+        if self.routes and "identity" in self.shortcuts:
+            raise ConfigError("an identity shortcut needs one source, which routes leave open; use 'none' and 'linear'")
         self._check_cheapest()
 
     def _check_cheapest(self) -> None:
         """The first option of each choice is the cheapest in everything that can be limited.
 
-        Plain attentions, clamps and shortcuts by nothing come before the others; sum, mean and max are timed in this
-        order. Two learned attentions are not comparable: each may have fewer weights or fewer multiplications.
+        Attentions without neighbours, plain ones, clamps and shortcuts by nothing come before the others; sum, mean and
+        max are timed in this order. Two learned attentions are not comparable: each may have fewer weights or fewer
+        multiplications.
         """
         attentions, order = [ATTENTIONS.get(name) for name in self.attentions], AGGREGATIONS.names()
         ranks = [[order.index(self.aggregation(one, kind)) for kind in self.aggregations] for one in attentions]
+        reads = [one.neighbours for one in attentions]
         bits = [FormatChoice.parse(name).bits for name in self.weight_formats]
         clamps = len(self.activations) - len(self.tables())
         right = {
             "weight_formats": bits[0] == min(bits),
             "shortcuts": "none" not in self.shortcuts[1:],
             "activations": not clamps or 0 not in self.tables(),
-            "attentions": len(attentions) == 1 or not attentions[0].learned,
+            "attentions": len(attentions) == 1 or (not attentions[0].learned and reads[0] == min(reads)),
             "aggregations": ranks[0][0] == min(map(min, ranks)) and all(one[0] == min(one) for one in ranks),
         }
         for name, holds in right.items():
@@ -111,21 +129,41 @@ class SearchSpace:
         """The aggregation of a block whose choice is `wanted`; an attention may leave none."""
         return wanted if wanted in attention.aggregations else sorted(attention.aggregations)[0]
 
-    def in_float(self, depth: int) -> SearchSpace:
-        """The architectures of this space with `depth` blocks, all in float32 (a search with quantisation off)."""
+    def in_float(self, blocks: int) -> SearchSpace:
+        """The architectures of this space with `blocks` blocks, all in float32 (a search with quantisation off)."""
         bits = FLOAT32.bits
         return replace(
             self,
-            depth=depth,
+            blocks=(blocks,),
             input_format=FLOAT32,
             weight_formats=(str(FLOAT32),),
             code_bits=(bits,),
             output_bits=bits,
         )
 
+    @property
+    def depth(self) -> int:
+        """Blocks of the deepest models: groups of genes."""
+        return self.blocks[-1]
+
+    def macro_genes(self) -> tuple[tuple[str, int], ...]:
+        """Name and number of options of the choices of a macro-architecture, the first of `genes`."""
+        result = [("blocks", len(self.blocks))] if len(self.blocks) > 1 else []
+        return (*result, *((route_gene(route), 2) for route in self._routes()))
+
+    def _routes(self) -> tuple[Route, ...]:
+        return all_routes(self.depth) if self.routes else ()
+
     def genes(self) -> tuple[tuple[str, int], ...]:
-        """Name and number of options of every choice, in the order of `Choices`."""
-        result: list[tuple[str, int]] = []
+        """Name and number of options of every choice, in the order of `Choices`.
+
+        `layer<k>.from_<source>` is a route; the others of a group `layer<k>` are those of a block (`lpgnas.macros`).
+        """
+        return self._genes
+
+    @cached_property
+    def _genes(self) -> tuple[tuple[str, int], ...]:
+        result = list(self.macro_genes())
         for index in range(self.depth):
             last = index == self.depth - 1
             layer = {
@@ -149,47 +187,110 @@ class SearchSpace:
         """Number of choice vectors (several may name one model: a choice without effect counts)."""
         return math.prod(count for _, count in self.genes())
 
+    def macro(self, choices: Choices) -> Macro:
+        """The macro-architecture that a choice vector, or its macro genes alone, name."""
+        varied = len(self.blocks) > 1
+        blocks = self.blocks[choices[0]] if varied else self.depth
+        routes = self._routes()
+        taken = choices[varied : varied + len(routes)]
+        return derive(blocks, self.depth, frozenset(route for route, on in zip(routes, taken, strict=True) if on))
+
+    def active(self, choices: Choices) -> tuple[bool, ...]:
+        """Whether each gene has a part in the model that `choices` names: not those of a block that it lacks.
+
+        Within a block that the model has, every gene counts, also where another one leaves it without effect.
+        """
+        macro = self.macro(choices)
+        groups, routes = {f"layer{group}" for group in macro.groups}, {route_gene(one) for one in macro.open_routes}
+        macros = len(self.macro_genes())
+        return tuple(
+            name == "blocks" or name in routes if place < macros else name.split(".")[0] in groups
+            for place, (name, _) in enumerate(self.genes())
+        )
+
+    def macro_choices(self) -> tuple[Choices, ...]:
+        """All values of the macro genes that differ in an active gene, the fewest blocks and routes first."""
+        return _macro_choices(self.blocks, self.routes)
+
     def smallest(self) -> Choices:
-        """The cheapest option of every choice: no model of the space costs less in anything that can be limited."""
+        """The cheapest option of every choice; of one chain, no model costs less in anything that can be limited."""
         return (0,) * len(self.genes())
+
+    def smallest_models(self) -> Iterator[Choices]:
+        """The cheapest rest for every macro-architecture, chains first: no model is smaller than all of them."""
+        rest = (0,) * (len(self.genes()) - len(self.macro_genes()))
+        found: dict[tuple[tuple[int, ...], ...], Choices] = {}
+        for choices in self.macro_choices():  # the cheapest options of all groups are the same
+            found.setdefault(self.macro(choices).sources, choices)
+        for chain in (True, False):
+            yield from ((*one, *rest) for one in found.values() if self.macro(one).is_chain is chain)
 
     def widest(self) -> tuple[ModelSpec, ...]:
         """Models whose parameters together hold those of every model of the space: the widest blocks with one head.
 
-        One for each learned attention, or a single one where there is none.
+        One for each learned attention (a single one where there is none) and each number of blocks; with routes, the
+        deepest with all of them suffices.
         """
         learned = [place for place, name in enumerate(self.attentions) if ATTENTIONS.get(name).learned]
         linear = self.shortcuts.index("linear") if "linear" in self.shortcuts else 0
         wanted = {"width": len(self.widths) - 1, "shortcut": linear}
-        genes = [(name.split(".")[1], count) for name, count in self.genes()]
+        deepest = len(self.blocks) - 1
+        tops = [deepest] if self.routes else range(deepest + 1)
+        macros = [((top,) if deepest else ()) + (1,) * len(self._routes()) for top in tops]
         return tuple(
-            self.spec(tuple(min((wanted | {"attention": place}).get(name, 0), count - 1) for name, count in genes))
+            self.spec(self._completed(macro, wanted | {"attention": place}))
             for place in learned or [0]
+            for macro in macros
         )
 
-    def feasible_options(self, fits: Callable[[ModelSpec], bool]) -> tuple[tuple[int, ...], ...]:
+    def _completed(self, macro: Choices, options: Mapping[str, int] | None = None) -> Choices:
+        """The macro genes, and for every other gene an option by its name within the group; the cheapest by default."""
+        rest, wanted = self.genes()[len(macro) :], options or {}
+        return (*macro, *(min(wanted.get(name.split(".")[1], 0), count - 1) for name, count in rest))
+
+    def feasible_options(
+        self, fits: Callable[[ModelSpec], bool], macro: Choices | None = None
+    ) -> tuple[tuple[int, ...], ...]:
         """The options of every gene whose model `fits` while all others are the cheapest; never empty.
+
+        With the macro genes `macro`, these are fixed, and a gene without a part in the model keeps its cheapest option.
+        Without them, an option counts if it does in a chain of some number of blocks, and a route if it fits there.
 
         An activation by table takes its input in a format of its own, so that its peak can be below that of a clamp:
         an option counts if it fits with either.
         """
-        names = [name.split(".")[1] for name, _ in self.genes()]
-        counts = [count for _, count in self.genes()]
-
-        def completed(gene: int, option: int, activation: int) -> Choices:
-            rest = (
-                min(activation, n - 1) if name == "activation" else 0 for name, n in zip(names, counts, strict=True)
-            )
-            return tuple(option if place == gene else other for place, other in enumerate(rest))
+        if macro is None and self.macro_genes():
+            return self._options_of_chains(fits)
+        fixed = macro or ()
+        active = self.active(self._completed(fixed))
+        bases = [self._completed(fixed, {"activation": kind}) for kind in (0, *self.tables()[:1])]
 
         def alone(gene: int, option: int) -> bool:
-            kinds = (0, *self.tables()[:1])
-            return option == 0 or any(fits(self.spec(completed(gene, option, kind))) for kind in kinds)
+            vectors = ((*base[:gene], option, *base[gene + 1 :]) for base in bases)
+            return option == 0 or any(fits(self.spec(vector)) for vector in vectors)
 
-        return tuple(
-            tuple(option for option in range(count) if alone(gene, option))
-            for gene, (_, count) in enumerate(self.genes())
+        genes = list(enumerate(self.genes()))[len(fixed) :]
+        return tuple((option,) for option in fixed) + tuple(
+            tuple(option for option in range(count if active[gene] else 1) if alone(gene, option))
+            for gene, (_, count) in genes
         )
+
+    def _options_of_chains(self, fits: Callable[[ModelSpec], bool]) -> tuple[tuple[int, ...], ...]:
+        macros = len(self.macro_genes())
+        found = [{0} for _ in self.genes()]
+        for chain in self._chains():
+            if not fits(self.spec(chain)):
+                continue
+            for options, more in zip(found, self.feasible_options(fits, chain[:macros]), strict=True):
+                options |= set(more)
+            for place in range(macros - len(self._routes()), macros):
+                routed = (*chain[:place], 1, *chain[place + 1 :])
+                found[place] |= {1} if self.active(routed)[place] and fits(self.spec(routed)) else set()
+        return tuple(tuple(sorted(options)) for options in found)
+
+    def _chains(self) -> Iterator[Choices]:
+        """The smallest models that are chains, one for each number of blocks that can be."""
+        return takewhile(lambda choices: self.macro(choices).is_chain, self.smallest_models())
 
     def draw(self, rng: np.random.Generator, options: tuple[tuple[int, ...], ...] | None = None) -> Choices:
         """A uniform choice vector, or one of the given options of every gene."""
@@ -199,21 +300,25 @@ class SearchSpace:
     def spec(self, choices: Choices) -> ModelSpec:
         """The model that a choice vector names."""
         picked = {name: index for (name, _), index in zip(self.genes(), choices, strict=True)}
+        macro = self.macro(choices)
+        layers = zip(macro.groups, macro.sources, strict=True)
         return ModelSpec(
             num_features=self.num_features,
             num_classes=self.num_classes,
-            layers=tuple(self._layer(index, picked) for index in range(self.depth)),
+            layers=tuple(
+                self._layer(group, picked, sources, first=place == 0) for place, (group, sources) in enumerate(layers)
+            ),
             rounding=self.rounding,
             input_format=self.input_format,
             input_signed=self.input_signed,
             row_normalize=self.row_normalize,
         )
 
-    def _layer(self, index: int, picked: dict[str, int]) -> LayerSpec:
+    def _layer(self, group: int, picked: dict[str, int], sources: tuple[int, ...], *, first: bool) -> LayerSpec:
         def chosen(name: str) -> int:
-            return picked[f"layer{index}.{name}"]
+            return picked[f"layer{group}.{name}"]
 
-        last = index == self.depth - 1
+        last = group == self.depth - 1
         attention = ATTENTIONS.get(self.attentions[chosen("attention")])
         aggregation = self.aggregation(attention, self.aggregations[chosen("aggregation")])
         width = self.num_classes if last else self.widths[chosen("width")]
@@ -224,7 +329,8 @@ class SearchSpace:
             activation="none" if last else ACTIVATIONS.get(self.activations[chosen("activation")]).name,
             width=width,
             heads=heads if width % heads == 0 else 1,
-            shortcut="none" if index == 0 else self.shortcuts[chosen("shortcut")],
+            shortcut="none" if first else self.shortcuts[chosen("shortcut")],
+            sources=sources,
         )
         formats: dict[Component, FormatChoice] = {}
         for component in required_components(bare, last=last):
@@ -242,22 +348,54 @@ class SearchSpace:
     ) -> Choices | None:
         """A random choice vector whose model `fits`; None if not even the smallest does.
 
-        Draws uniformly and keeps what fits. Where `tries` draws fail, the budget is tight: choices of the last draw are
-        set to their cheapest option one after the other, in random order, until the model fits.
+        Draws the macro genes among those whose smallest model fits, the others uniformly, and keeps what fits. Where
+        `tries` draws fail, the budget is tight: choices of the last draw are set to their cheapest option one after the
+        other, in random order, until the model fits.
         """
-        if not fits(self.spec(self.smallest())):
+        macro = self._draw_macro(rng, fits)
+        if macro is None:
             return None
-        choices = self.draw(rng)
+        options = (*((option,) for option in macro), *(tuple(range(n)) for _, n in self.genes()[len(macro) :]))
+        choices = self.draw(rng, options)
         for _ in range(tries):
             if fits(self.spec(choices)):
                 return choices
-            choices = self.draw(rng)
+            choices = self.draw(rng, options)
         cheaper = list(choices)
-        for gene in rng.permutation(len(cheaper)):
-            cheaper[int(gene)] = 0
+        for gene in rng.permutation(len(cheaper) - len(macro)):
+            cheaper[len(macro) + int(gene)] = 0
             if fits(self.spec(tuple(cheaper))):
                 break
         return tuple(cheaper)
+
+    def _draw_macro(self, rng: np.random.Generator, fits: Callable[[ModelSpec], bool]) -> Choices | None:
+        """Macro genes whose smallest model fits, uniformly unless they are rare; None if there are none."""
+        genes = self.macro_genes()
+        for _ in range(MACRO_TRIES if genes else 1):
+            macro = tuple(int(rng.integers(count)) for _, count in genes)
+            if fits(self.spec(self._completed(macro))):
+                return macro
+        feasible = [choices for choices in self._chains() if fits(self.spec(choices))]
+        if not feasible and genes:
+            feasible = [choices for choices in self.smallest_models() if fits(self.spec(choices))]
+        return feasible[int(rng.integers(len(feasible)))][: len(genes)] if feasible else None
+
+
+@lru_cache(maxsize=8)
+def _macro_choices(blocks: tuple[int, ...], routes: bool) -> tuple[Choices, ...]:
+    depth = blocks[-1]
+    listed = all_routes(depth) if routes else ()
+    return tuple(
+        ((option,) if len(blocks) > 1 else ()) + tuple(int(route in chosen) for route in listed)
+        for option, count in enumerate(blocks)
+        for chosen in routings(count, depth, routes=routes)
+    )
+
+
+def route_gene(route: Route) -> str:
+    """The gene of a route."""
+    group, source = route
+    return f"layer{group}.from_{'x' if source == INPUT else source}"
 
 
 def _code_format(bits: int) -> FormatChoice:

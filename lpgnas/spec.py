@@ -7,7 +7,7 @@ training and live in the trained model and in the program.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from lpgnas.components import WEIGHTS, Component
@@ -16,8 +16,10 @@ from lpgnas.json_objects import JsonObject as _Reader
 from lpgnas.number_formats import FIXED1, FLOAT32, FormatChoice, Rounding
 from lpgnas.operators import ACTIVATIONS, AGGREGATIONS, ATTENTIONS, SHORTCUTS
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 MAX_WIDTH = 1 << 16
+INPUT = -1
+"""The number of the raw input `x` among the sources of a layer."""
 
 RESERVED_SLOTS: dict[str, str] = {
     "edge_features": "none",
@@ -43,6 +45,8 @@ class LayerSpec:
         heads: heads of a learned attention, concatenated; 1 otherwise.
         shortcut: `none`, `identity` (widths must agree) or `linear`.
         self_loops: whether the block adds an edge i -> i for every node.
+        sources: what it reads, rising: `INPUT` (-1) for `x`, else the number of an earlier layer, whose output it is;
+            empty for the layer before it alone (the first layer: `x`).
         formats: the choice for each component that the block has (see `required_components`).
 
     Raises:
@@ -57,6 +61,7 @@ class LayerSpec:
     shortcut: str = "none"
     self_loops: bool = True
     formats: dict[Component, FormatChoice] = field(default_factory=dict)
+    sources: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         attention = ATTENTIONS.get(self.attention)
@@ -75,6 +80,10 @@ class LayerSpec:
             raise SpecError(f"width {self.width} is not a positive multiple of heads {self.heads}")
         if self.heads > 1 and not attention.learned:
             raise SpecError(f"attention {self.attention!r} has no heads; set heads to 1, not {self.heads}")
+        if not attention.neighbours and not self.self_loops:
+            raise SpecError(f"attention {self.attention!r} reads a node's own message alone; set self_loops to true")
+        if list(self.sources) != sorted({source for source in self.sources if source >= INPUT}):
+            raise SpecError(f"sources must rise from {INPUT} (the input) on, got {self.sources}")
 
 
 @dataclass(frozen=True)
@@ -118,10 +127,12 @@ class ModelSpec:
         if self.input_signed and self.input_format.bits < 2:
             raise SpecError(f"a signed input needs at least 2 bits, got {self.input_format}")
         self._check_slots()
-        width = self.num_features
+        # equal models have equal specs: the layer before it alone is the empty choice
+        layers = (replace(one, sources=()) if one.sources == (k - 1,) else one for k, one in enumerate(self.layers))
+        object.__setattr__(self, "layers", tuple(layers))
+        self._check_sources()
         for index, layer in enumerate(self.layers):
-            self._check_layer(index, layer, width)
-            width = layer.width
+            self._check_layer(index, layer)
 
     @property
     def is_float(self) -> bool:
@@ -129,9 +140,25 @@ class ModelSpec:
         formats = [self.input_format, *(fmt for layer in self.layers for fmt in layer.formats.values())]
         return any(fmt == FLOAT32 for fmt in formats)
 
+    def sources(self, index: int) -> tuple[int, ...]:
+        """What layer `index` reads, at least one: `INPUT` or numbers of earlier layers, rising."""
+        return self.layers[index].sources or (index - 1,)
+
+    def source_width(self, source: int) -> int:
+        """Columns of a source: of the input, or of a layer's output."""
+        return self.num_features if source == INPUT else self.layers[source].width
+
+    def source_widths(self, index: int) -> tuple[int, ...]:
+        """Columns of each source of layer `index`."""
+        return tuple(self.source_width(source) for source in self.sources(index))
+
     def input_width(self, index: int) -> int:
-        """Columns that layer `index` reads."""
-        return self.num_features if index == 0 else self.layers[index - 1].width
+        """Columns that layer `index` reads, all sources together."""
+        return sum(self.source_widths(index))
+
+    def last_readers(self) -> dict[int, int]:
+        """For every source the last layer that reads it; the output of the last layer has none."""
+        return {source: index for index in range(len(self.layers)) for source in self.sources(index)}
 
     def required_components(self, index: int) -> frozenset[Component]:
         """The components that layer `index` has a format for (`INPUT` is the model's own)."""
@@ -164,15 +191,26 @@ class ModelSpec:
         if missing:
             raise SpecError(f"reserved slots are missing: {', '.join(missing)}")
 
-    def _check_layer(self, index: int, layer: LayerSpec, width: int) -> None:
-        last = index == len(self.layers) - 1
+    def _check_sources(self) -> None:
+        for index in range(len(self.layers)):
+            ahead = [source for source in self.sources(index) if source >= index]
+            if ahead:
+                raise SpecError(f"layer {index} reads the output of layer {ahead[0]}, which comes no earlier")
+        unread = sorted(set(range(len(self.layers) - 1)) - set(self.last_readers()))
+        if unread:
+            raise SpecError(f"no later layer reads the output of layer {unread[0]}; let one read it, or leave it out")
+
+    def _check_layer(self, index: int, layer: LayerSpec) -> None:
+        last, width = index == len(self.layers) - 1, self.input_width(index)
         where = f"layer {index}"
         if layer.shortcut == "identity":
+            if len(self.sources(index)) > 1:
+                raise SpecError(f"{where}: an identity shortcut needs one source, not several; use 'linear'")
             if layer.width != width:
                 raise SpecError(
                     f"{where}: an identity shortcut needs equal widths, not {width} -> {layer.width}; use 'linear'"
                 )
-            if index == 0 and self.row_normalize:
+            if INPUT in self.sources(index) and self.row_normalize:
                 raise SpecError(f"{where}: an identity shortcut of a row-normalised input is not built; use 'linear'")
         if last and layer.heads > 1:
             raise SpecError(f"{where}: the last layer has {layer.heads} heads; averaging heads is not built, use 1")
@@ -229,9 +267,10 @@ def _to_dict(spec: ModelSpec) -> dict[str, Any]:
                 "heads": layer.heads,
                 "shortcut": layer.shortcut,
                 "self_loops": layer.self_loops,
+                "sources": ["x" if source == INPUT else source for source in spec.sources(index)],
                 "formats": {component.value: str(choice) for component, choice in layer.formats.items()},
             }
-            for layer in spec.layers
+            for index, layer in enumerate(spec.layers)
         ],
         "reserved": dict(spec.reserved),
     }
@@ -251,7 +290,7 @@ def _from_dict(raw: object) -> ModelSpec:
     spec = ModelSpec(
         num_features=top.take("num_features", int),
         num_classes=top.take("num_classes", int),
-        layers=tuple(_layer_from_dict(index, layer) for index, layer in enumerate(layers)),
+        layers=tuple(_layer_from_dict(index, layer, version) for index, layer in enumerate(layers)),
         rounding=_rounding(top.take("rounding", str)),
         input_format=FormatChoice.parse(source.take("format", str)),
         input_signed=source.take("signed", bool),
@@ -263,7 +302,7 @@ def _from_dict(raw: object) -> ModelSpec:
     return spec
 
 
-def _layer_from_dict(index: int, raw: object) -> LayerSpec:
+def _layer_from_dict(index: int, raw: object, version: int) -> LayerSpec:
     reader = _Reader(f"layers[{index}]", raw)
     formats = {
         _component(name, index): FormatChoice.parse(choice) for name, choice in reader.take("formats", dict).items()
@@ -277,9 +316,19 @@ def _layer_from_dict(index: int, raw: object) -> LayerSpec:
         shortcut=reader.take("shortcut", str),
         self_loops=reader.take("self_loops", bool),
         formats=formats,
+        # version 1 knew chains only
+        sources=() if version == 1 else tuple(_source(one, index) for one in reader.take("sources", list)),
     )
     reader.finish()
     return layer
+
+
+def _source(raw: object, index: int) -> int:
+    if raw == "x":
+        return INPUT
+    if type(raw) is not int or raw < 0:
+        raise SpecError(f"layers[{index}]: a source is 'x' or the number of an earlier layer, not {raw!r}")
+    return raw
 
 
 def _component(name: str, index: int) -> Component:

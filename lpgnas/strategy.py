@@ -28,7 +28,7 @@ from lpgnas.cost_models.spec_cost import spec_cost
 from lpgnas.errors import ConfigError, InfeasibleBudget, LoweringError
 from lpgnas.lowering import lower
 from lpgnas.preferences import Controller, supernet_opinion
-from lpgnas.projection import project
+from lpgnas.projection import Projection
 from lpgnas.search_round import RoundSettings, SearchRound
 from lpgnas.search_space import Choices, SearchSpace
 from lpgnas.spec import ModelSpec
@@ -232,7 +232,8 @@ def require_feasible(space: SearchSpace, budget: Budget, size: GraphSize, latenc
     """
     if latency is not None:
         latency.require(space_kinds(space, size))
-    least = spec_cost(space.spec(space.smallest()), size, latency=latency)
+    costs = (spec_cost(space.spec(one), size, latency=latency) for one in space.smallest_models())
+    least = min(costs, key=lambda cost: max((cost.quantity(name) / limit for name, limit in budget.items()), default=0))
     over = budget.excess(least)
     if not over:
         return
@@ -240,7 +241,8 @@ def require_feasible(space: SearchSpace, budget: Budget, size: GraphSize, latenc
     named = " ".join(f"{one.flag} {one.scale.rounded_up(least.quantity(one.name))}" for one in limited)
     raise InfeasibleBudget(
         f"no model of the search space fits the budget ({budget}); too small: "
-        f"{', '.join(one.what for one in limited if one.name in over)}. The smallest feasible budget is {named}",
+        f"{', '.join(one.what for one in limited if one.name in over)}. "
+        f"{'A' if space.macro_genes() else 'The'} smallest feasible budget is {named}",
         smallest=named,
     )
 
@@ -520,8 +522,8 @@ class Draws:
         latency: LatencyTable | None = None,
     ) -> None:
         self._space, self._budget, self._size, self._controller = space, budget, size, controller
-        self._fits, self._seed, self._rng = fits_within(budget, size, latency), seed, np.random.default_rng(seed)
-        self._latency = latency
+        self._seed, self._rng, self._latency = seed, np.random.default_rng(seed), latency
+        self._project = Projection(space, fits_within(budget, size, latency))
         self._seen: set[str] = set()
         self.candidates: list[Candidate] = []
 
@@ -533,7 +535,7 @@ class Draws:
                 break
             # the first candidate is the controller's favourite
             rng = self._rng if self.candidates else None
-            self._admit(project(self._space, self._controller.preferences(rng), self._fits))
+            self._admit(self._project(self._controller.preferences(rng)))
         if len(self.candidates) - before < count:  # a space or a budget with few models
             wanted = len(self.candidates) + count
             for spare in draw_candidates(self._space, self._budget, self._size, wanted, self._seed, self._latency):

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.func import functional_call
 
 from lpgnas.graph_tensors import GraphTensors, input_fraction
-from lpgnas.layers import QuantizedModel, Tap
+from lpgnas.layers import QuantizedModel, Tap, part_name
 from lpgnas.search_space import Choices, SearchSpace
 from lpgnas.spec import ModelSpec
 from lpgnas.training import TrainingData, TrainingSettings, training_loss
@@ -29,15 +29,35 @@ class Supernet:
         input_fraction: of the features, as `lpgnas.graph_tensors.input_fraction` gives it.
 
     Attributes:
-        parameters: the shared tensors by the names of `QuantizedModel`, at their largest shapes.
+        parameters: the shared tensors at their largest shapes, by the names of the deepest `QuantizedModel`.
     """
 
     def __init__(self, space: SearchSpace, input_fraction: int) -> None:
-        self._input_fraction = input_fraction
+        self._input_fraction, self._depth = input_fraction, space.depth
         self.parameters: dict[str, Tensor] = {}
         for spec in space.widest():  # attentions share what they call by the same name
-            for name, parameter in QuantizedModel(spec, input_fraction).named_parameters():
-                self.parameters.setdefault(name, parameter)
+            model = QuantizedModel(spec, input_fraction)
+            names = self.shared_names(model)
+            for name, parameter in model.named_parameters():
+                self.parameters.setdefault(names[name], parameter)
+
+    def shared_names(self, model: QuantizedModel) -> dict[str, str]:
+        """For every parameter of a model its name in `parameters`.
+
+        Blocks share by their place, the output block always with the output block, whatever their number; a transform
+        has a part for each pair of reader and source.
+        """
+        last, names = len(model.blocks) - 1, {}
+        for index, layer in enumerate(model.blocks):
+            place = self._depth - 1 if index == last else index
+            parts = {
+                part_name(prefix, index, source): part_name(prefix, place, source)
+                for prefix in ("weight", "shortcut_weight")
+                for source in model.spec.sources(index)
+            }
+            for name, _ in layer.named_parameters():
+                names[f"layers.{index}.{name}"] = f"layers.{place}.{parts.get(name, name)}"
+        return names
 
     def logits(
         self,
@@ -60,7 +80,8 @@ class Supernet:
         model = QuantizedModel(spec, self._input_fraction)
         for block, tap in zip(model.blocks, taps, strict=False):
             block.tap = tap
-        slices = {name: _slice(self.parameters[name], own.shape) for name, own in model.named_parameters()}
+        names = self.shared_names(model)
+        slices = {name: _slice(self.parameters[names[name]], own.shape) for name, own in model.named_parameters()}
         result: Tensor = functional_call(
             model, slices, (graph,), {"observe": True, "dropout": dropout, "generator": generator}
         )
@@ -70,8 +91,9 @@ class Supernet:
         """A model of its own with the shared weights as they are, calibrated on `graph`."""
         model = QuantizedModel(spec, self._input_fraction)
         with torch.no_grad():
+            names = self.shared_names(model)
             for name, own in model.named_parameters():
-                own.copy_(_slice(self.parameters[name], own.shape))
+                own.copy_(_slice(self.parameters[names[name]], own.shape))
             model(graph, observe=True)
         return model
 

@@ -39,6 +39,7 @@ def features_of(spec: ModelSpec) -> set[str]:
     """What a spec exercises: operators, rounding, input, and each component's format."""
     found = {f"rounding {spec.rounding}", f"input {spec.input_format} signed={spec.input_signed}"}
     found.add(f"row_normalize {spec.row_normalize}")
+    found |= routes_of(spec)
     for layer in spec.layers:
         found |= {f"attention {layer.attention}", f"aggregation {layer.aggregation}", f"activation {layer.activation}"}
         found.add(f"pair {layer.attention}-{layer.aggregation}")
@@ -50,9 +51,39 @@ def features_of(spec: ModelSpec) -> set[str]:
     return found
 
 
+def routes_of(spec: ModelSpec) -> set[str]:
+    """What the routes of a spec exercise."""
+    found = {f"layers {len(spec.layers)}"}
+    for index in range(len(spec.layers)):
+        sources = spec.sources(index)
+        several, reads_x = len(sources) > 1, -1 in sources
+        traits = {
+            "one source": not several,
+            "several sources": several,
+            "x read again": reads_x and index > 0,
+            "x beside a block, rows normalised": several and reads_x and spec.row_normalize,
+            "a block before the last one": any(0 <= source < index - 1 for source in sources),
+        }
+        found |= {name for name, holds in traits.items() if holds}
+    if not any(ATTENTIONS.get(layer.attention).neighbours for layer in spec.layers):
+        found.add("no edges read")
+    return found
+
+
+ROUTES = {
+    *(f"layers {count}" for count in (1, 2, 3, 4)),
+    "one source",
+    "several sources",
+    "x read again",
+    "x beside a block, rows normalised",
+    "a block before the last one",
+    "no edges read",
+}
+
+
 def wanted_features() -> set[str]:
     """Everything that has to come up `HITS` times, a pair of attention and aggregation a quarter as often."""
-    wanted = {f"rounding {mode}" for mode in Rounding} | {f"activation {name}" for name in ACTIVATIONS}
+    wanted = ROUTES | {f"rounding {mode}" for mode in Rounding} | {f"activation {name}" for name in ACTIVATIONS}
     wanted |= {f"attention {name}" for name in ATTENTIONS} | {f"aggregation {name}" for name in AGGREGATIONS}
     for attention in ATTENTIONS:
         wanted |= {

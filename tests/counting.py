@@ -26,7 +26,8 @@ def counted_bits(header: dict[str, Any], nodes: int) -> dict[str, int]:
     touched: dict[str, list[int]] = {"x": [0]}
     for step, operation in enumerate(header["operations"]):
         if operation["op"] == "transform":
-            weights += 8
+            several = len(operation["inputs"]) > 1  # then each has an alignment beside the shift of the result
+            weights += 8 * (1 + (len(operation["inputs"]) if several else 0))
         if operation["op"] == "aggregate":  # term, bias and result; shortcut, score and its argument; and the clamp
             optional = ("shortcut", "table", "argument_table")
             weights += 8 * (3 + sum(operation[name] is not None for name in optional)) + 16
@@ -34,6 +35,8 @@ def counted_bits(header: dict[str, Any], nodes: int) -> dict[str, int]:
         for field in fields:
             if operation.get(field) is not None:
                 touched.setdefault(operation[field], []).append(step)
+        for name in operation.get("inputs", ()):
+            touched[name].append(step)
     touched[header["output"]].append(len(header["operations"]) - 1)
     alive = [
         sum(columns[name] for name, steps in touched.items() if min(steps) <= step <= max(steps))

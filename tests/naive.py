@@ -93,13 +93,17 @@ def _transform(program: Any, operation: Any, tensors: dict[str, Matrix], edges: 
     out = program.tensor(operation.output)
     incoming = _incoming(edges, len(tensors["x"]), operation.self_loops)
     result = []
-    for node, row in enumerate(tensors[operation.input]):
-        present = [(column, code) for column, code in enumerate(row) if code]
+    for node in range(len(tensors["x"])):
         codes = []
         for weights in weight:
-            total = sum(code * weights[column] for column, code in present)
-            if operation.row_factor:
-                total *= reciprocal(24, sum(row))
+            total = offset = 0
+            for name, align in zip(operation.inputs, operation.aligns, strict=True):
+                row = tensors[name][node]
+                part = sum(code * weights[offset + column] for column, code in enumerate(row) if code)
+                if name == "x" and operation.row_factor:
+                    part *= reciprocal(24, sum(row))
+                total += part << align
+                offset += len(row)
             if operation.degree_factor:
                 total *= rsqrt15(len(incoming[node]))
             codes.append(requantize(total, operation.shift, out.low, out.high, str(program.rounding)))
@@ -183,6 +187,8 @@ def _probabilities(
 def _aggregate(program: Any, operation: Any, tensors: dict[str, Matrix], edges: list[tuple[int, int]]) -> Matrix:
     message = tensors[operation.input]
     incoming = _incoming(edges, len(message), operation.self_loops)
+    if operation.attention == "self":
+        incoming = [[node] for node in range(len(message))]
     width = len(message[0]) // operation.heads
     bias = None if operation.bias is None else [int(code) for code in program.array(operation.bias).values]
     shortcut = None if operation.shortcut is None else tensors[operation.shortcut]

@@ -131,6 +131,20 @@ def every_operation() -> ModelSpec:
     )
 
 
+def jumping_spec() -> ModelSpec:
+    """JKNet's shape: a linear output layer over the outputs of both blocks and the input."""
+    return spec(
+        layer("gcn", "sum", "relu", 8),
+        layer("const", "mean", "tanh", 4, sources=(-1, 0)),
+        layer("self", "sum", "none", CLASSES, last=True, sources=(-1, 0, 1)),
+    )
+
+
+def edgeless_spec() -> ModelSpec:
+    """Linear layers only: nothing of the graph enters but its nodes."""
+    return spec(layer("self", "sum", "relu", 8), layer("self", "sum", "none", CLASSES, last=True, sources=(-1, 0)))
+
+
 def copied(run: Path, to: Path, *, qonnx: bool = True) -> Path:
     """A copy of a run folder that a test may spoil; without its QONNX file, it verifies five times as fast."""
     shutil.copytree(run, to)

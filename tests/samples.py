@@ -41,15 +41,31 @@ def _pick(rng: np.random.Generator, options: Sequence[Option]) -> Option:
     return options[int(rng.integers(len(options)))]
 
 
-def random_layer(rng: np.random.Generator, width: int, *, last: bool, input_width: int, first_row: bool) -> LayerSpec:
-    """A layer of `width` columns with operators and formats drawn uniformly."""
+def random_routes(rng: np.random.Generator, layers: int) -> list[tuple[int, ...]]:
+    """Sources of each layer: half of the time the one before it, else some of all; every layer is read."""
+    routes: list[tuple[int, ...]] = [(-1,)]
+    for index in range(1, layers):
+        chosen = [source for source in range(-1, index) if rng.integers(2)] or [index - 1]
+        routes.append((index - 1,) if rng.integers(2) else tuple(chosen))
+    for index in range(layers - 1):
+        if not any(index in route for route in routes):
+            reader = int(rng.integers(index + 1, layers))
+            routes[reader] = tuple(sorted({*routes[reader], index}))
+    return routes
+
+
+def random_layer(
+    rng: np.random.Generator, width: int, sources: tuple[int, ...], *, last: bool, identity: bool
+) -> LayerSpec:
+    """A layer of `width` columns with operators and formats drawn uniformly; `identity`: it may have that shortcut."""
     attention = _pick(rng, ATTENTIONS.names())
     aggregation = _pick(rng, [n for n in AGGREGATIONS if n in ATTENTIONS.get(attention).aggregations])
     activation = _pick(rng, ACTIVATIONS.names())
     learned = ATTENTIONS.get(attention).learned
     heads = _pick(rng, [h for h in (1, 2, 4) if width % h == 0]) if learned and not last else 1
-    shortcuts = ["none", "linear"] + (["identity"] if width == input_width and not first_row else [])
-    bare = LayerSpec(attention, aggregation, activation, width, heads, _pick(rng, shortcuts), bool(rng.integers(4) > 0))
+    shortcuts = ["none", "linear"] + (["identity"] if identity else [])
+    loops = bool(rng.integers(4) > 0) or not ATTENTIONS.get(attention).neighbours
+    bare = LayerSpec(attention, aggregation, activation, width, heads, _pick(rng, shortcuts), loops, sources=sources)
     signed_output = ACTIVATIONS.get(activation).signed
     formats: dict[Component, FormatChoice] = {}
     for component in sorted(required_components(bare, last=last)):
@@ -63,15 +79,19 @@ def random_layer(rng: np.random.Generator, width: int, *, last: bool, input_widt
 
 
 def random_spec(rng: np.random.Generator, num_features: int, num_classes: int) -> ModelSpec:
-    """One to three random layers on a random input format."""
-    widths = [int(rng.choice([4, 8])) for _ in range(int(rng.integers(0, 3)))] + [num_classes]
+    """One to four random layers, with random routes, on a random input format."""
+    widths = [int(rng.choice([4, 8])) for _ in range(int(rng.integers(0, 4)))] + [num_classes]
     signed = bool(rng.integers(3) == 0)
     row_normalize = not signed and bool(rng.integers(2))
     bits = int(rng.choice([2, 4, 8] if signed else [1, 2, 4, 8]))
-    inputs = [num_features, *widths[:-1]]
+    columns = {-1: num_features, **dict(enumerate(widths))}
+
+    def identity(width: int, route: tuple[int, ...]) -> bool:
+        return [columns[source] for source in route] == [width] and not (route == (-1,) and row_normalize)
+
     layers = tuple(
-        random_layer(rng, width, last=k == len(widths) - 1, input_width=inputs[k], first_row=k == 0 and row_normalize)
-        for k, width in enumerate(widths)
+        random_layer(rng, width, route, last=k == len(widths) - 1, identity=identity(width, route))
+        for k, (width, route) in enumerate(zip(widths, random_routes(rng, len(widths)), strict=True))
     )
     return ModelSpec(
         num_features=num_features,
@@ -105,15 +125,15 @@ def _places(value: float) -> int:
 def random_codes(rng: np.random.Generator, spec: ModelSpec, input_fraction: int) -> tuple[LayerCodes, ...]:
     """Codes whose fractions keep typical values inside their formats, so that logits vary."""
     result = []
-    fan_in, typical = spec.num_features, min(1.0, 2.0 ** (spec.input_format.bits - 1 - input_fraction))
+    typical = {-1: min(1.0, 2.0 ** (spec.input_format.bits - 1 - input_fraction))}
     if spec.row_normalize:
-        typical = 1.0 / spec.num_features
+        typical = {-1: 1.0 / spec.num_features}
     for index, layer in enumerate(spec.layers):
         choice = layer.formats[Component.LINEAR_WEIGHT]
-        shape = (layer.width, fan_in)
-        gain = _deviation(choice) * float(np.sqrt(fan_in))
-        places = -_places(gain) + int(rng.integers(-1, 2))
-        value = typical * gain * 2.0**-places
+        shape = (layer.width, spec.input_width(index))
+        places = -_places(_deviation(choice) * float(np.sqrt(shape[1]))) + int(rng.integers(-1, 2))
+        spread = [spec.source_width(source) * typical[source] ** 2 for source in spec.sources(index)]
+        value = _deviation(choice) * float(np.sqrt(sum(spread))) * 2.0**-places
         bits = layer.formats[Component.MESSAGE].bits
         message = bits - 2 + _places(value)
         last = index == len(spec.layers) - 1
@@ -126,11 +146,11 @@ def random_codes(rng: np.random.Generator, spec: ModelSpec, input_fraction: int)
         score_fraction = int(rng.integers(0, 5))
         attention, argument = _attention_codes(rng, layer, value, score_fraction)
         linear = layer.shortcut == "linear"
-        spread = 1 << (bits + 2)
+        extent = 1 << (bits + 2)
         result.append(
             LayerCodes(
                 weight=Quantized(_weight_codes(rng, choice, shape), places),
-                bias=Quantized(rng.integers(-spread, spread + 1, layer.width), message + 5),
+                bias=Quantized(rng.integers(-extent, extent + 1, layer.width), message + 5),
                 message_fraction=message,
                 output_fraction=out,
                 aggregate_fraction=aggregate_bits - 2 + _places(max(value, 0.25)),
@@ -141,7 +161,7 @@ def random_codes(rng: np.random.Generator, spec: ModelSpec, input_fraction: int)
                 argument_fraction=argument,
             )
         )
-        fan_in, typical = layer.width, min(value, 1.0) if layer.activation in BOUNDED else value
+        typical[index] = min(value, 1.0) if layer.activation in BOUNDED else value
     return tuple(result)
 
 

@@ -15,7 +15,7 @@ from lpgnas.preferences import one_hot
 from lpgnas.search_space import Choices, SearchSpace
 
 SPACE = SearchSpace(
-    12, 3, depth=1, attentions=("const", "gcn"), aggregations=("sum", "mean"), weight_formats=("binary", "fixed4"),
+    12, 3, blocks=(1,), attentions=("const", "gcn"), aggregations=("sum", "mean"), weight_formats=("binary", "fixed4"),
     code_bits=(8,),
 )  # fmt: skip
 COUNTS = [count for _, count in SPACE.genes()]

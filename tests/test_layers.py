@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
+from typing import Any
 
 import naive
 import numpy as np
@@ -169,10 +170,47 @@ def test_dropout_needs_a_generator_and_is_off_otherwise() -> None:
     assert not torch.equal(results[0], results[2])
 
 
-def test_gradients_reach_every_parameter() -> None:
+def test_sources_are_the_columns_of_one_weight() -> None:
+    """Glorot of the whole, one fraction, and codes side by side; the name tells the source."""
+    torch.manual_seed(0)
+    model = QuantizedModel(runs.jumping_spec(), 0)
+    last = model.blocks[2]
+    names = [name for name, _ in last.named_parameters() if "weight" in name]
+    assert names == ["weight_from_x", "weight_from_0", "weight"]
+    assert [tuple(last.get_parameter(name).shape) for name in names] == [(3, 12), (3, 8), (3, 4)]
+    bound = (6 / (12 + 8 + 4 + 3)) ** 0.5
+    whole = last.whole("weight").detach()
+    assert 0.8 * bound < float(whole.abs().max()) <= bound
+    logits(model.double(), runs.small_graph(), observe=True)
+    assert last.codes().weight.codes.shape == (3, 24)
+
+
+def test_a_source_is_dropped_once_for_all_its_readers() -> None:
+    torch.manual_seed(0)
+    model = QuantizedModel(runs.jumping_spec(), 0)
+    seen: dict[int, list[Tensor]] = {}
+
+    def keep(module: nn.Module, arguments: tuple[Any, ...]) -> None:
+        for source, one in zip(model.spec.sources(list(model.layers).index(module)), arguments[0], strict=True):
+            seen.setdefault(source, []).append(one.product(torch.eye(model.spec.source_width(source))))
+
+    for layer in model.layers:
+        layer.register_forward_pre_hook(keep)
+    tensors = graph_tensors(runs.small_graph(), model.input_format, model.spec.rounding, row_normalize=True)
+    with torch.no_grad():
+        model(tensors, observe=True, dropout=0.5, generator=torch.Generator().manual_seed(0))
+    assert {source: len(values) for source, values in seen.items()} == {-1: 3, 0: 2, 1: 1}
+    for values in seen.values():
+        assert all(torch.equal(values[0], other) for other in values)
+    assert tensors.row_factor is not None
+    assert not torch.equal(seen[-1][0], tensors.features.dense() * tensors.row_factor)
+
+
+@pytest.mark.parametrize("spec", [runs.every_operation(), runs.jumping_spec()], ids=["chain", "jumping"])
+def test_gradients_reach_every_parameter(spec: ModelSpec) -> None:
     torch.manual_seed(0)
     graph = runs.small_graph()
-    model = QuantizedModel(runs.every_operation(), 0)
+    model = QuantizedModel(spec, 0)
     tensors = graph_tensors(graph, model.input_format, model.spec.rounding, row_normalize=True)
     with torch.no_grad():
         model(tensors, observe=True)

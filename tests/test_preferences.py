@@ -36,6 +36,17 @@ def test_one_hot_marks_one_option_of_each_gene() -> None:
         assert tuple(int(part.argmax()) for part in parts) == vector and row.sum() == len(COUNTS)
 
 
+def test_genes_of_absent_blocks_are_zero() -> None:
+    space = SearchSpace(20, 3, blocks=(1, 2, 3), routes=True)
+    rng = np.random.default_rng(0)
+    choices = [space.draw(rng) for _ in range(40)]
+    splits = np.cumsum([count for _, count in space.genes()])[:-1]
+    for row, vector in zip(one_hot(space, choices), choices, strict=True):
+        sums = tuple(bool(part.sum()) for part in np.split(row, splits))
+        assert sums == space.active(vector)
+    assert len({space.active(vector) for vector in choices}) > 5
+
+
 def test_normal_scores_keep_the_order_only() -> None:
     scores = normal_scores(np.array([3.0, -100.0, 4.0]))
     assert scores[1] < scores[0] < scores[2]

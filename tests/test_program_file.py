@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from lpgnas import program_file
 from lpgnas.errors import ProgramError
-from lpgnas.integer_program import Aggregate, IntegerProgram
+from lpgnas.integer_program import Aggregate, IntegerProgram, Transform
+from lpgnas.operators import ATTENTIONS
 from lpgnas.program_file import CHECKSUM_LENGTH, from_bytes, load_program, pack_codes, to_bytes, unpack_codes
 
 
@@ -58,11 +59,21 @@ def test_round_trip_is_identical(seed: int) -> None:
 
 def test_other_tools_can_open_it() -> None:
     with np.load(io.BytesIO(to_bytes(program()))) as archive:
-        assert json.loads(archive["header"].tobytes())["schema_version"] == 2
+        assert json.loads(archive["header"].tobytes())["schema_version"] == 3
+
+
+def as_version_2(header: dict[str, Any]) -> None:
+    """What an older lpgnas wrote: transforms of one input."""
+    header["schema_version"] = 2
+    for operation in header["operations"]:
+        if operation["op"] == "transform":
+            (operation["input"],) = operation.pop("inputs")
+            assert operation.pop("aligns") == [0]
 
 
 def as_version_1(header: dict[str, Any]) -> None:
-    """What an older lpgnas wrote: aggregations without weights and tables in the formula of a score."""
+    """Before that: aggregations without weights and tables in the formula of a score."""
+    as_version_2(header)
     header["schema_version"] = 1
     for operation in header["operations"]:
         if operation["op"] == "aggregate":
@@ -70,24 +81,34 @@ def as_version_1(header: dict[str, Any]) -> None:
                 del operation[name]
 
 
-def test_an_older_file_still_reads() -> None:
-    attentions = set()
-    for seed in range(60):
+def chains(count: int = 120) -> Iterator[tuple[int, IntegerProgram]]:
+    """Programs in which every transform has one input, with their seeds."""
+    for seed in range(count):
         made = program(seed)
-        names = {one.attention for one in made.operations if isinstance(one, Aggregate)}
-        if names <= {"const", "gcn", "gat"}:
-            assert from_bytes(forged(as_version_1, seed)) == made
-            attentions |= names
-    assert attentions == {"const", "gcn", "gat"}
+        if all(len(one.inputs) == 1 for one in made.operations if isinstance(one, Transform)):
+            yield seed, made
+
+
+def attentions_of(made: IntegerProgram) -> set[str]:
+    return {one.attention for one in made.operations if isinstance(one, Aggregate)}
+
+
+@pytest.mark.parametrize(
+    ("older", "known"), [(as_version_1, {"const", "gcn", "gat"}), (as_version_2, set(ATTENTIONS) - {"self"})]
+)
+def test_an_older_file_still_reads(older: Callable[[dict[str, Any]], None], known: set[str]) -> None:
+    seen = set()
+    for seed, made in chains():
+        if attentions_of(made) <= known:
+            assert from_bytes(forged(older, seed)) == made
+            seen |= attentions_of(made)
+    assert seen == known
 
 
 def test_an_older_file_cannot_hold_a_newer_attention() -> None:
-    for seed in range(60):
-        if any(isinstance(one, Aggregate) and one.attention == "cos" for one in program(seed).operations):
-            with pytest.raises(ProgramError, match="cos lacks its scores, its weights or a table"):
-                from_bytes(forged(as_version_1, seed))
-            return
-    raise AssertionError("no sample has the attention cos")
+    seed = next(seed for seed, made in chains() if "cos" in attentions_of(made))
+    with pytest.raises(ProgramError, match="cos lacks its scores, its weights or a table"):
+        from_bytes(forged(as_version_1, seed))
 
 
 def test_truncated_anywhere() -> None:
@@ -131,8 +152,8 @@ def test_a_forged_checksum_alone_changes_nothing() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda h: h.update(schema_version=3), "schema version 3, this lpgnas reads 1 to 2"),
-        (lambda h: h.update(schema_version=0), "schema version 0, this lpgnas reads 1 to 2"),
+        (lambda h: h.update(schema_version=4), "schema version 4, this lpgnas reads 1 to 3"),
+        (lambda h: h.update(schema_version=0), "schema version 0, this lpgnas reads 1 to 3"),
         (lambda h: h.update(packing="other"), "unknown packing"),
         (lambda h: h.update(max_degree="9"), "max_degree must be int"),
         (lambda h: h.update(max_degree=True), "max_degree must be int"),
@@ -144,6 +165,9 @@ def test_a_forged_checksum_alone_changes_nothing() -> None:
         (lambda h: h.update(operations=[]), "not a computed tensor"),
         (lambda h: h["operations"][0].update(shift="1"), "shift must be int"),
         (lambda h: h["operations"][0].update(more=1), "malformed"),
+        (lambda h: h["operations"][0].update(inputs="x"), "inputs must be tuple"),
+        (lambda h: h["operations"][0].update(inputs=[0]), "inputs must hold str, got"),
+        (lambda h: h["operations"][0].update(aligns=[False]), "aligns must hold int, got"),
         (lambda h: h["tensors"][0].update(bits=1.5), "bits must be int"),
         (lambda h: h["tensors"][0].update(component="other"), "malformed"),
         (lambda h: h["arrays"][0].update(role="other"), "unknown role"),

@@ -16,11 +16,12 @@ from lpgnas.cost_models.rows import GraphSize
 from lpgnas.cost_models.spec_cost import spec_cost
 from lpgnas.projection import Preferences, project, worth
 from lpgnas.search_space import SearchSpace
+from lpgnas.spec import ModelSpec
 from lpgnas.strategy import fits_within
 
 SMALL = SearchSpace(
     12, 3, activations=("relu", "tanh"), aggregations=("sum", "max"), widths=(4, 8, 12), heads=(1, 2),
-    weight_formats=("binary", "fixed4"), code_bits=(4, 8), attentions=("const", "gat"), depth=1,
+    weight_formats=("binary", "fixed4"), code_bits=(4, 8), attentions=("const", "gat"), blocks=(1,),
 )  # fmt: skip
 SIZE = GraphSize(60, 200)
 CORA = SearchSpace(1433, 7, row_normalize=True)
@@ -33,14 +34,14 @@ def random_preferences(space: SearchSpace, rng: np.random.Generator) -> Preferen
 
 TWO = replace(
     SMALL,
-    depth=2,
+    blocks=(2,),
     activations=("tanh",),
     aggregations=("sum",),
     heads=(1,),
     shortcuts=("none",),
     weight_formats=("binary",),
 )
-DEEP = replace(TWO, depth=3, activations=("relu", "tanh"), attentions=("const",), widths=(7,))
+DEEP = replace(TWO, blocks=(3,), activations=("relu", "tanh"), attentions=("const",), widths=(7,))
 
 
 @pytest.mark.parametrize(
@@ -73,6 +74,74 @@ def test_no_feasible_model_is_worth_more(space: SearchSpace) -> None:
         assert worth(found, preferences) == pytest.approx(worths[inside].max())
         refused += not inside[worths.argmax()]
     assert refused > 3  # the budgets decided
+
+
+ROUTED = replace(
+    SMALL, blocks=(1, 2, 3), routes=True, activations=("tanh",), aggregations=("sum",), heads=(1,), widths=(4, 12),
+    attentions=("self",), shortcuts=("none",), weight_formats=("binary", "fixed4"), code_bits=(4,),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "space",
+    [
+        ROUTED,
+        replace(ROUTED, num_features=1, num_classes=2),  # a block that reads x is cheaper than one that reads a block
+        replace(ROUTED, routes=False),
+        replace(ROUTED, blocks=(3,)),
+    ],
+    ids=["routed", "narrow input", "chains", "one number of blocks"],
+)
+def test_no_feasible_macro_architecture_is_worth_more(space: SearchSpace) -> None:
+    counts = [count for _, count in space.genes()]
+    vectors = {
+        tuple(option if on else 0 for option, on in zip(choices, space.active(choices), strict=True))
+        for choices in product(*(range(count) for count in counts))
+    }
+    costs = {choices: spec_cost(space.spec(choices), SIZE) for choices in sorted(vectors)}
+    rng = np.random.default_rng(1)
+    nothing = 0
+    for _ in range(20):
+        limits = {
+            one.keyword: int(
+                np.quantile([cost.quantity(one.name) for cost in costs.values()], rng.uniform(0, 0.7) ** 3)
+            )
+            for one in QUANTITIES[:3]
+        }
+        budget = Budget(**limits)
+        inside = [choices for choices, cost in costs.items() if budget.allows(cost)]
+        preferences = random_preferences(space, rng)
+        found = project(space, preferences, fits_within(budget, SIZE))
+        if not inside:
+            nothing += 1
+            assert found is None
+            continue
+        assert found in inside
+        best = max(worth(one, preferences, space.active(one)) for one in inside)
+        assert worth(found, preferences, space.active(found)) == pytest.approx(best)
+    assert nothing < 15
+
+
+def test_routes_of_four_blocks_in_time() -> None:
+    """What is found after too many checks is feasible, and worth more than any smallest model."""
+    space, rng = replace(CORA, blocks=(2, 3, 4), routes=True), np.random.default_rng(5)
+    calls = [0]
+    inside = fits_within(Budget(weights="2KiB", buffers="60KiB"), CORA_SIZE)
+
+    def fits(spec: ModelSpec) -> bool:
+        calls[0] += 1
+        return inside(spec)
+
+    find = projection.Projection(space, fits)
+    for _ in range(2):
+        preferences = random_preferences(space, rng)
+        found = find(preferences)
+        assert found is not None and inside(space.spec(found))
+        least = [one for one in space.smallest_models() if inside(space.spec(one))]
+        assert worth(found, preferences, space.active(found)) > max(
+            worth(one, preferences, space.active(one)) for one in least
+        )
+    assert calls[0] < 3 * projection.MAX_CHECKS
 
 
 def test_a_table_can_have_the_smaller_peak() -> None:

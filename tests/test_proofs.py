@@ -9,6 +9,7 @@ from typing import Any
 
 import naive
 import numpy as np
+import numpy.typing as npt
 import pytest
 import samples
 
@@ -19,6 +20,7 @@ from lpgnas.integer_program import (
     IntegerProgram,
     Lookup,
     Operation,
+    Part,
     Score,
     Tensor,
     Transform,
@@ -95,16 +97,22 @@ def test_narrow_refuses_codes_that_a_cast_would_wrap() -> None:
         narrow(np.array([0]), 0, 1 << 16)
 
 
+def part_of(weight: npt.NDArray[np.int64], source: Tensor, align: int = 0) -> Part:
+    """An input with its columns of a weight."""
+    return Part(source, Array("w", "weight", "fixed", 16, 0, True, 0, None, weight), align, row_factor=False)
+
+
 @pytest.mark.parametrize("bits", [2, 8, 16])
 def test_transform_bound_is_attained(bits: int) -> None:
     rng = np.random.default_rng(bits)
     source = tensor(bits)
     weight = -rng.integers(0, 128, (4, 3))
-    bound, total = transform_bounds(weight, source, row_factor=False, degree_factor=True, shift=0)
+    part = part_of(weight, source)
+    bound, total = transform_bounds([part], degree_factor=True, shift=0)
     assert int((weight @ np.full(3, source.low)).max()) == bound
     assert total == bound << 15  # rsqrt15(1) is 2^15
-    assert transform_bounds(weight, source, row_factor=False, degree_factor=False, shift=-3)[1] == bound << 3
-    assert transform_bounds(weight, source, row_factor=False, degree_factor=False, shift=5)[1] == bound + 16
+    assert transform_bounds([part], degree_factor=False, shift=-3)[1] == bound << 3
+    assert transform_bounds([part], degree_factor=False, shift=5)[1] == bound + 16
 
 
 @pytest.mark.parametrize("bits", [1, 2, 3])
@@ -113,13 +121,22 @@ def test_transform_bound_with_row_factor_holds_for_every_input(bits: int) -> Non
     source = tensor(bits, signed=False)
     for _ in range(10):
         weight = rng.integers(-9, 10, (2, 3))
-        bound, total = transform_bounds(weight, source, row_factor=True, degree_factor=False, shift=0)
+        part = replace(part_of(weight, source), row_factor=True)
+        bound, total = transform_bounds([part], degree_factor=False, shift=0)
         largest = 0
         for codes in product(range(1 << bits), repeat=3):
             products = [abs(int(value)) for value in weight @ np.array(codes)]
             assert max(products) <= bound
             largest = max(largest, max(products) * naive.reciprocal(24, sum(codes)))
         assert 0.9 * total < largest <= total
+
+
+def test_parts_add_up_aligned() -> None:
+    wide, narrow_one = np.array([[3, -2]]), np.array([[-1]])
+    parts = [part_of(wide, tensor(4), 2), part_of(narrow_one, tensor(3, signed=False))]
+    bound, total = transform_bounds(parts, degree_factor=False, shift=4)
+    assert bound == 5 * 8
+    assert total == (5 * 8 << 2) + 7 + 8  # the last 8 is the addend of the rounding
 
 
 def test_score_bound_is_attained() -> None:
@@ -218,7 +235,12 @@ def test_every_number_of_every_operation_is_proved() -> None:
 @pytest.mark.parametrize(
     ("kind", "wanted", "changes", "message"),
     [
-        (Transform, {}, {"input": "nothing"}, "before any operation computes it"),
+        (Transform, {}, {"inputs": ("nothing",)}, "before any operation computes it"),
+        (Transform, {}, {"inputs": ()}, "must have different inputs"),
+        (Transform, {}, {"inputs": ("x", "x")}, "must have different inputs"),
+        (Transform, {}, {"aligns": (0, 0)}, "must have different inputs"),
+        (Transform, {}, {"aligns": (1,)}, "the alignment of 'x' is 1, but the fractions"),
+        (Transform, {}, {"aligns": (-1,)}, "an alignment shift of -1"),
         (Transform, {}, {"weight": "nothing"}, "no array"),
         (Transform, {}, {"output": "nothing"}, "no tensor"),
         (Transform, {}, {"weight": "layer0/bias"}, "weight has shape"),
@@ -231,6 +253,8 @@ def test_every_number_of_every_operation_is_proved() -> None:
         (Aggregate, {}, {"attention": "other"}, "unknown operator"),
         (Aggregate, {}, {"aggregation": "other"}, "unknown operator"),
         (Aggregate, {"attention": "gcn"}, {"aggregation": "max"}, "gcn goes with sum"),
+        (Aggregate, {"attention": "self"}, {"aggregation": "max"}, "self goes with sum"),
+        (Aggregate, {"attention": "self"}, {"self_loops": False}, "but its loops are off"),
         (Aggregate, {}, {"clamp_low": -(1 << 20)}, "leaves its format"),
         (Aggregate, {}, {"clamp_high": 1 << 20}, "leaves its format"),
         (Aggregate, {"attention": "const"}, {"table": "layer0/bias"}, "no scores"),

@@ -121,7 +121,7 @@ def test_a_supernet_is_trained_once() -> None:
 def test_later_waves_learn_from_earlier_ones() -> None:
     """Where one activation alone decides the rating, later waves prefer it."""
     settings = SearchSettings("feasible", 24, (Rung(1, 1),), supernet_steps=0, waves=3)
-    space = replace(SPACE, depth=2)
+    space = replace(SPACE, blocks=(2,))
 
     def tanh(candidate: Candidate) -> bool:
         return candidate.spec.layers[0].activation == "tanh"
@@ -166,6 +166,19 @@ def test_a_derived_model_without_an_exact_form_does_not_win() -> None:
         search(SPACE, Budget(), task(max_degree=1 << 20), SearchSettings("lpgnas", 2, RUNGS, supernet_steps=4), 0)
 
 
+@both
+def test_a_search_over_numbers_of_blocks_and_routes(strategy: str) -> None:
+    space = replace(SPACE, blocks=(1, 2, 3), routes=True, attentions=("self", "gcn", "gat"))
+    budget = Budget(weights="150B", buffers="2KiB", peak="1.5KiB")
+    result = search(space, budget, task(), SETTINGS[strategy], 0)
+    assert result == search(space, budget, task(), SETTINGS[strategy], 0)
+    assert len(result.candidates) == 5
+    for one in result.candidates:
+        assert budget.allows(one.cost)
+        assert space.spec(one.choices) == one.spec
+    assert len({space.macro(one.choices).sources for one in result.candidates}) > 1
+
+
 @pytest.mark.parametrize("limited", QUANTITIES, ids=lambda one: str(one.what))
 def test_an_infeasible_budget_names_the_smallest_feasible_one(limited: Quantity) -> None:
     least = spec_cost(SPACE.spec(SPACE.smallest()), SIZE, latency=TABLE).quantity(limited.name)
@@ -191,7 +204,7 @@ def test_a_table_without_an_operation_is_refused_before_anything_is_trained() ->
 
 def test_a_small_space_gives_fewer_candidates() -> None:
     space = replace(
-        SPACE, depth=1, attentions=("const",), aggregations=("sum",), weight_formats=("binary",), code_bits=(4, 8)
+        SPACE, blocks=(1,), attentions=("const",), aggregations=("sum",), weight_formats=("binary",), code_bits=(4, 8)
     )
     found = draw_candidates(space, Budget(), SIZE, 50, 0)
     assert len(found) == 2

@@ -105,7 +105,7 @@ def test_it_finds_the_better_width_and_operator() -> None:
 def test_the_size_loss_has_the_gradient_of_the_expected_size() -> None:
     """Averaged over all samples of a small space, weighted with their probabilities."""
     space = replace(
-        SPACE, depth=1, attentions=("const", "gat"), aggregations=("sum",), weight_formats=("binary", "fixed8"),
+        SPACE, blocks=(1,), attentions=("const", "gat"), aggregations=("sum",), weight_formats=("binary", "fixed8"),
         code_bits=(4, 8),
     )  # fmt: skip
     searching, _ = made(replace(WAYS[0], beta=0.5), space)

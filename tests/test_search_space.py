@@ -32,16 +32,19 @@ TABLE = random_table(np.random.default_rng(7))
 SPACES = {
     "default": SearchSpace(1433, 7, row_normalize=True),
     "signed": SearchSpace(20, 4, FormatChoice("fixed", 8), input_signed=True),
-    "one layer": SearchSpace(20, 4, depth=1),
-    "deep": SearchSpace(20, 4, depth=4),
+    "one layer": SearchSpace(20, 4, blocks=(1,)),
+    "deep": SearchSpace(20, 4, blocks=(4,)),
     "odd widths": SearchSpace(20, 3, widths=(3, 6), heads=(1, 2, 3), attentions=("const", "gat")),
     "every operator": SearchSpace(
         9,
         3,
-        attentions=tuple(ATTENTIONS),
+        attentions=("self", *(name for name in ATTENTIONS if name != "self")),
         activations=("relu", *(name for name in ACTIVATIONS if name != "relu")),
-        depth=3,
+        blocks=(3,),
     ),
+    "some blocks": SearchSpace(20, 4, blocks=(1, 2, 4)),
+    "routes": SearchSpace(20, 4, blocks=(2, 3), routes=True, attentions=("self", "gcn", "gat")),
+    "routes of few features": SearchSpace(1, 2, blocks=(1, 3), routes=True),
     "attention only": SearchSpace(9, 2, attentions=("gat",), activations=("tanh",)),
 }
 
@@ -58,10 +61,12 @@ def quantities(report: CostReport) -> list[int]:
 @pytest.mark.parametrize("size", [SMALL, CORA, GraphSize(1, 0)], ids=["small", "cora", "one node"])
 def test_no_draw_is_smaller_than_the_smallest(name: str, size: GraphSize) -> None:
     space, rng = SPACES[name], np.random.default_rng(0)
-    least = cost(space, space.smallest(), size)
+    least = [cost(space, choices, size) for choices in space.smallest_models()]
+    assert len(least) == 1 or space.macro_genes()
     for _ in range(300):
         drawn = cost(space, space.draw(rng), size)
-        assert all(more >= less for more, less in zip(quantities(drawn), quantities(least), strict=True))
+        bounds = [zip(quantities(drawn), quantities(one), strict=True) for one in least]
+        assert any(all(more >= less for more, less in bound) for bound in bounds)
 
 
 @pytest.mark.parametrize("name", SPACES)
@@ -71,11 +76,11 @@ def test_cheapest_options_bound_every_quantity(name: str, seed: int, cut: int, e
     """What a projection prunes by: choices fixed in its order, and completed with the first options, cost no more."""
     space, rng = SPACES[name], np.random.default_rng(seed)
     table, size = random_table(rng), GraphSize(1 + seed % 50, edges, nonzeros or None)
-    genes = [name.split(".")[1] for name, _ in space.genes()]
+    genes = [name.split(".")[-1] for name, _ in space.genes()]
     rank = {name: place for place, name in enumerate(COST_ORDER)}
     order = sorted(range(len(genes)), key=lambda gene: (rank.get(genes[gene], len(rank)), gene))
     whole = space.draw(rng)
-    fixed = set(order[: cut % (len(genes) + 1)])
+    fixed = {*range(len(space.macro_genes())), *order[: cut % (len(genes) + 1)]}
     bound = tuple(option if gene in fixed else 0 for gene, option in enumerate(whole))
     costs = [spec_cost(space.spec(choices), size, latency=table) for choices in (bound, whole)]
     assert all(less <= more for less, more in zip(*map(quantities, costs), strict=True))
@@ -88,7 +93,7 @@ def test_every_draw_is_a_valid_spec(name: str) -> None:
     for spec in specs:
         assert ModelSpec.from_json(spec.to_json()) == spec  # the constructor checks it
         assert spec.layers[-1].activation == "none"
-        assert len(spec.layers) == space.depth
+        assert len(spec.layers) in space.blocks or space.routes
     assert len({spec.to_json() for spec in specs}) > 50
 
 
@@ -116,23 +121,105 @@ def test_size_and_genes() -> None:
         space.spec((0,))
 
 
+def test_macro_genes_come_first() -> None:
+    names = [name for name, _ in SPACES["routes"].genes()]
+    assert names[:7] == [
+        "blocks", "layer1.from_x", "layer1.from_0", "layer2.from_x", "layer2.from_0", "layer2.from_1",
+        "layer0.attention",
+    ]  # fmt: skip
+    assert SPACES["default"].macro_genes() == ()
+    assert SPACES["some blocks"].macro_genes() == (("blocks", 3),)
+
+
+@pytest.mark.parametrize(
+    ("macro", "groups", "sources"),
+    [
+        ((0, 0, 0, 0, 0, 0), (0, 2), [(-1,), (0,)]),  # two blocks, the output's genes in the last group
+        ((0, 0, 0, 1, 0, 0), (2,), [(-1,)]),  # the output reads x alone: the block before it is left out
+        ((0, 0, 0, 1, 1, 0), (0, 2), [(-1,), (-1, 0)]),
+        ((0, 1, 1, 0, 0, 1), (0, 2), [(-1,), (0,)]),  # routes of a block that two blocks lack
+        ((1, 0, 0, 0, 0, 0), (0, 1, 2), [(-1,), (0,), (1,)]),
+        ((1, 1, 0, 0, 0, 0), (1, 2), [(-1,), (0,)]),  # nobody reads the first block; the others are numbered anew
+        ((1, 1, 1, 1, 1, 1), (0, 1, 2), [(-1,), (-1, 0), (-1, 0, 1)]),
+    ],
+)
+def test_routes_name_models(macro: tuple[int, ...], groups: tuple[int, ...], sources: list[tuple[int, ...]]) -> None:
+    space = SPACES["routes"]
+    choices = (*macro, *(0,) * (len(space.genes()) - 6))
+    spec = space.spec(choices)
+    assert [spec.sources(index) for index in range(len(spec.layers))] == sources
+    assert spec.layers[-1].width == 4
+    active = {name for (name, _), on in zip(space.genes(), space.active(choices), strict=True) if on}
+    assert {name.split(".")[0] for name in active if ".from_" not in name} == {"blocks", *(f"layer{k}" for k in groups)}
+
+
+@pytest.mark.parametrize("name", ["some blocks", "routes", "routes of few features"])
+def test_only_active_genes_have_a_part_in_the_model(name: str) -> None:
+    space, rng = SPACES[name], np.random.default_rng(4)
+    changed = 0
+    for _ in range(60):
+        choices = space.draw(rng)
+        text, active = space.spec(choices).to_json(), space.active(choices)
+        for gene, (_, count) in enumerate(space.genes()):
+            for option in range(count):
+                other = space.spec((*choices[:gene], option, *choices[gene + 1 :])).to_json()
+                changed += other != text
+                assert active[gene] or other == text, space.genes()[gene]
+    assert changed > 1000
+
+
+@pytest.mark.parametrize("name", SPACES)
+def test_macro_choices_are_all_macro_architectures(name: str) -> None:
+    space, rng = SPACES[name], np.random.default_rng(5)
+    listed = space.macro_choices()
+    macros = {space.macro(choices) for choices in listed}
+    assert len(set(listed)) == len(listed)
+    for _ in range(300):
+        assert space.macro(space.draw(rng)) in macros
+    for choices in listed:  # an option of a gene without a part is not listed twice
+        active = space.active((*choices, *(0,) * (len(space.genes()) - len(choices))))
+        assert all(on or option == 0 for option, on in zip(choices, active, strict=False))
+    models = [space.spec(choices).to_json() for choices in space.smallest_models()]
+    assert len(set(models)) == len(models)
+
+
+def test_an_infeasible_budget_names_one_that_works() -> None:
+    for name in ("some blocks", "routes", "routes of few features"):
+        space = SPACES[name]
+        least = min(spec_cost(space.spec(one), SMALL).buffer_bits for one in space.smallest_models())
+        with pytest.raises(InfeasibleBudget, match="A smallest feasible budget is") as caught:
+            draw_candidates(space, Budget(buffers=least - 1), SMALL, 1, 0)
+        budget = Budget(buffers=caught.value.smallest.removeprefix("--buffer-budget "))
+        assert budget["buffer_bits"] - least < 8
+        assert len(draw_candidates(space, budget, SMALL, 1, 0)) == 1
+
+
+def test_routes_that_are_refused() -> None:
+    with pytest.raises(ConfigError, match="routes among 6 blocks are too many to search; use 5 at most"):
+        SearchSpace(3, 2, blocks=(2, 6), routes=True)
+    with pytest.raises(ConfigError, match="an identity shortcut needs one source, which routes leave open"):
+        SearchSpace(3, 2, routes=True, shortcuts=("none", "identity"))
+    with pytest.raises(ConfigError, match=r"blocks of the search space must rise, got \(3, 2\)"):
+        SearchSpace(3, 2, blocks=(3, 2))
+
+
 @pytest.mark.parametrize("name", ["attentions", "aggregations", "activations", "widths", "heads", "shortcuts"])
 def test_empty_options_are_refused(name: str) -> None:
     assert name in {field.name for field in fields(SearchSpace)}
     without: dict[str, Any] = {name: ()}
     with pytest.raises(ConfigError, match=f"no options for {name}"):
         replace(SPACES["default"], **without)
-    with pytest.raises(ConfigError, match="weight_formats, code_bits and a depth"):
-        SearchSpace(3, 2, depth=0)
+    with pytest.raises(ConfigError, match="weight_formats, code_bits and at least 1 block"):
+        SearchSpace(3, 2, blocks=(0,))
 
 
 @pytest.mark.parametrize("name", SPACES)
 @pytest.mark.parametrize("slack", [0, 1, 50, 3000])
 def test_tight_budgets_are_met(name: str, slack: int) -> None:
     space, rng = SPACES[name], np.random.default_rng(slack)
-    least = cost(space, space.smallest(), SMALL)
+    models = [cost(space, choices, SMALL) for choices in space.smallest_models()]
     for what, limit in LIMITS.items():
-        budget = Budget(**{limit: least.quantity(what) + slack})
+        budget = Budget(**{limit: min(one.quantity(what) for one in models) + slack})
 
         def fits(spec: ModelSpec, budget: Budget = budget) -> bool:
             return budget.allows(spec_cost(spec, SMALL, latency=TABLE))

@@ -70,6 +70,11 @@ def test_properties() -> None:
         ({"heads": 0}, SpecError, "heads 0"),
         ({"heads": 3, "attention": "gat"}, SpecError, "width 4 is not a positive multiple of heads 3"),
         ({"heads": 2}, SpecError, "has no heads"),
+        ({"attention": "self", "self_loops": False}, SpecError, "'self' reads a node's own message alone; set self_"),
+        ({"attention": "self", "aggregation": "max"}, SpecError, "'self' does not go with aggregation 'max'"),
+        ({"sources": (0, -1)}, SpecError, r"sources must rise from -1 \(the input\) on, got \(0, -1\)"),
+        ({"sources": (0, 0)}, SpecError, "sources must rise"),
+        ({"sources": (-2,)}, SpecError, "sources must rise"),
     ],
 )
 def test_layers_that_do_not_exist(changes: dict[str, Any], error: type[Exception], message: str) -> None:
@@ -93,6 +98,16 @@ def test_layers_that_do_not_exist(changes: dict[str, Any], error: type[Exception
         (
             {"num_features": 3, "row_normalize": True, "layers": (layer(3, last=True, shortcut="identity"),)},
             "row-normalised input is not built",
+        ),
+        (
+            {"layers": (layer(4), layer(3, last=True, sources=(1,)))},
+            "layer 1 reads the output of layer 1, which comes no",
+        ),
+        ({"layers": (layer(4, sources=(0,)), layer(3, last=True))}, "layer 0 reads the output of layer 0"),
+        ({"layers": (layer(4), layer(3, last=True, sources=(-1,)))}, "no later layer reads the output of layer 0"),
+        (
+            {"num_features": 3, "layers": (layer(3), layer(3, last=True, shortcut="identity", sources=(-1, 0)))},
+            "layer 1: an identity shortcut needs one source",
         ),
         ({"layers": (layer(3),)}, "missing for: output; formats without a component: activation"),
     ],
@@ -135,7 +150,7 @@ def test_formats_that_a_component_cannot_have(component: str, choice: str, messa
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda raw: raw.update(schema_version=2), "schema version 2, this lpgnas reads up to 1; update lpgnas"),
+        (lambda raw: raw.update(schema_version=3), "schema version 3, this lpgnas reads up to 2; update lpgnas"),
         (lambda raw: raw.update(schema_version=0), "versions start at 1"),
         (lambda raw: raw.update(schema_version="1"), "schema_version must be int"),
         (lambda raw: raw.update(more=1), "unknown keys: more"),
@@ -154,12 +169,50 @@ def test_formats_that_a_component_cannot_have(component: str, choice: str, messa
         (lambda raw: raw["reserved"].update(readout="mean"), "readout='mean' is not built yet"),
         (lambda raw: raw["reserved"].update(readout=[]), "not built yet"),
         (lambda raw: raw["input"].update(signed=0), "signed must be bool"),
+        (lambda raw: raw["layers"][1].pop("sources"), r"layers\[1\] lacks the key 'sources'"),
+        (lambda raw: raw["layers"][1].update(sources="x"), "sources must be list"),
+        (lambda raw: raw["layers"][1].update(sources=["y"]), "a source is 'x' or the number of an earlier layer"),
+        (lambda raw: raw["layers"][1].update(sources=[True]), "not True"),
+        (lambda raw: raw["layers"][1].update(sources=[-1]), "not -1"),
+        (lambda raw: raw["layers"][1].update(sources=[0, "x"]), "sources must rise"),
     ],
 )
 def test_json_that_is_refused(change: Callable[[dict[str, Any]], object], message: str) -> None:
     raw = json.loads(spec().to_json())
     change(raw)
     with pytest.raises(InputError, match=message):
+        ModelSpec.from_json(json.dumps(raw))
+
+
+def routed() -> ModelSpec:
+    """Three layers; the last reads the input and both others."""
+    return spec(layers=(layer(4), layer(6), layer(3, last=True, sources=(-1, 0, 1))))
+
+
+def test_routes() -> None:
+    made = routed()
+    assert [made.sources(k) for k in range(3)] == [(-1,), (0,), (-1, 0, 1)]
+    assert (made.source_widths(2), made.input_width(2)) == ((5, 4, 6), 15)
+    assert made.last_readers() == {-1: 2, 0: 2, 1: 2}
+    assert [one["sources"] for one in json.loads(made.to_json())["layers"]] == [["x"], [0], ["x", 0, 1]]
+    assert ModelSpec.from_json(made.to_json()) == made
+
+
+def test_equal_models_have_equal_specs() -> None:
+    explicit = spec(layers=(layer(4, sources=(-1,)), layer(3, last=True, activation="none", sources=(0,))))
+    assert explicit == spec()
+    assert explicit.to_json() == spec().to_json()
+    assert explicit != routed()
+
+
+def test_version_1_is_a_chain() -> None:
+    raw = json.loads(spec().to_json())
+    raw["schema_version"] = 1
+    for one in raw["layers"]:
+        del one["sources"]
+    assert ModelSpec.from_json(json.dumps(raw)) == spec()
+    raw["layers"][1]["sources"] = [0]
+    with pytest.raises(SpecError, match="unknown keys: sources"):
         ModelSpec.from_json(json.dumps(raw))
 
 

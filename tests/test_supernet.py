@@ -23,23 +23,59 @@ SETTINGS = TrainingSettings(learning_rate=0.03, distillation=0.0)
 FRACTION = input_fraction(DATA.graph, 1, signed=False)
 
 
+CHAINS = replace(SPACE, blocks=(1, 2, 4))
+ROUTED = replace(SPACE, blocks=(1, 2, 3), routes=True, attentions=("self", "gcn", "gat"))
+
+
 def test_every_model_of_the_space_finds_its_weights() -> None:
     torch.manual_seed(0)
-    wide = replace(SPACE, attentions=tuple(ATTENTIONS))
-    for space in (SPACE, replace(SPACE, attentions=("const",), shortcuts=("none",)), replace(SPACE, depth=3), wide):
+    wide = replace(SPACE, attentions=("self", *(name for name in ATTENTIONS if name != "self")))
+    for space in (
+        SPACE,
+        replace(SPACE, attentions=("const",), shortcuts=("none",)),
+        replace(SPACE, blocks=(3,)),
+        wide,
+        CHAINS,
+        ROUTED,
+    ):
         supernet, rng = Supernet(space, FRACTION), np.random.default_rng(0)
         for _ in range(40):
             spec = space.spec(space.draw(rng))
             model = QuantizedModel(spec, FRACTION)
             with torch.no_grad():
                 for name, parameter in model.named_parameters():
-                    shared = supernet.parameters[name]
+                    shared = supernet.parameters[supernet.shared_names(model)[name]]
                     wanted = shared.flatten()[: parameter.numel()].view(parameter.shape)
                     if "attention" not in name:
                         wanted = shared[tuple(slice(0, size) for size in parameter.shape)]
                     parameter.copy_(wanted)
                 graph = DATA.tensors(model, stop=False)
                 assert supernet.logits(spec, graph).equal(model(graph, observe=True))
+
+
+def test_models_share_by_reader_and_source() -> None:
+    """The output block shares with the output block, at whatever place, and each source has columns of its own."""
+    supernet = Supernet(ROUTED, FRACTION)
+    zeros = (0,) * (len(ROUTED.genes()) - len(ROUTED.macro_genes()))
+    names = {}
+    for macro in ((0, 0, 0, 0, 0, 0), (1, 0, 0, 1, 1, 0), (2, 0, 0, 0, 0, 1), (2, 1, 0, 1, 1, 1)):
+        model = QuantizedModel(ROUTED.spec((*macro, *zeros)), FRACTION)
+        names[macro] = {name for name in supernet.shared_names(model).values() if "weight" in name}
+    one, two, three, routed = names.values()
+    assert one == {"layers.2.weight_from_x"}
+    assert two == {"layers.0.weight", "layers.2.weight_from_x", "layers.2.weight_from_0"}
+    assert three == {"layers.0.weight", "layers.1.weight", "layers.2.weight"}
+    assert routed == {
+        "layers.0.weight", "layers.1.weight_from_x",
+        "layers.2.weight_from_x", "layers.2.weight_from_0", "layers.2.weight",
+    }  # fmt: skip
+    assert routed <= set(supernet.parameters)
+
+
+def test_routed_models_train() -> None:
+    steps = train_supernet(ROUTED, lambda spec: True, DATA, SETTINGS, 1, steps=80)
+    assert np.median([step.loss for step in steps[-20:]]) < np.median([step.loss for step in steps[:20]])
+    assert len({len(ROUTED.spec(step.choices).layers) for step in steps}) == 3
 
 
 def test_a_step_reaches_the_weights_of_the_sampled_model_only() -> None:

@@ -34,7 +34,7 @@ def test_steps_are_read_as_they_were_written(tmp_path: Path) -> None:
 
 def test_another_space_has_no_steps_here(tmp_path: Path) -> None:
     path = written(tmp_path, supernet_csv(SPACE, steps()))
-    assert read_supernet(path, SearchSpace(12, 3, depth=3)) is None
+    assert read_supernet(path, SearchSpace(12, 3, blocks=(3,))) is None
     assert read_supernet(tmp_path / "none.csv", SPACE) is None
     assert read_supernet(written(tmp_path, ""), SPACE) is None
 

@@ -15,15 +15,20 @@ import runs
 import torch
 from onnx import numpy_helper
 
+from lpgnas.errors import DegreeError, GraphError
+from lpgnas.export.feeding import run_onnxruntime
 from lpgnas.export.files import export_files
 from lpgnas.graph_tensors import graph_tensors
 from lpgnas.integer_program import Aggregate, Array, IntegerProgram, Operation, Score, Transform, accumulator_bits
+from lpgnas.kernels.executor import Executor
+from lpgnas.kernels.reference import run_reference
 from lpgnas.layers import QuantizedModel
 from lpgnas.lowering import lower
 from lpgnas.number_formats import Rounding
 from lpgnas.pipeline import fake_quant_form
 from lpgnas.program_file import load_program, to_bytes
 from lpgnas.proofs import aggregate_bounds, check_program, score_bound, transform_bounds
+from lpgnas.spec import ModelSpec
 from lpgnas.verification import Comparison, forms_of, unseen_graphs, verify_forms
 
 FORMS = (
@@ -38,10 +43,10 @@ FORMS = (
 Mutation = Callable[[IntegerProgram], IntegerProgram]
 
 
-def random_model(seed: int = 0) -> tuple[QuantizedModel, IntegerProgram]:
+def random_model(seed: int = 0, spec: ModelSpec | None = None) -> tuple[QuantizedModel, IntegerProgram]:
     """An untrained model whose fractions were observed, and its program."""
     torch.manual_seed(seed)
-    model = QuantizedModel(runs.every_operation(), 0)
+    model = QuantizedModel(spec or runs.every_operation(), 0)
     tensors = graph_tensors(runs.small_graph(), model.input_format, model.spec.rounding, row_normalize=True)
     with torch.no_grad():
         for layer in model.layers:
@@ -66,6 +71,34 @@ def test_every_form_of_every_operation_agrees() -> None:
     assert all(result.compared > 0 for result in results)
     small = next(result for result in results if result.graph == "small")
     assert small.compared == runs.NODES * runs.CLASSES
+
+
+@pytest.mark.parametrize("spec", [runs.jumping_spec(), runs.edgeless_spec()], ids=["jumping", "edgeless"])
+def test_every_form_of_routed_blocks_agrees(spec: ModelSpec) -> None:
+    results = compared(*random_model(spec=spec))
+    assert len(results) == 7 * len(FORMS)
+    assert [result for result in results if result.failed or result.mismatches or result.note] == []
+
+
+@pytest.mark.parametrize("spec", [runs.rich_spec(), runs.edgeless_spec()], ids=["edges", "edgeless"])
+def test_every_form_refuses_edges_that_the_program_is_not_for(spec: ModelSpec) -> None:
+    """Also where no operation reads an edge: a file means the same graphs in every runtime."""
+    program = random_model(spec=spec)[1]
+    files = export_files(program)
+    x = runs.small_graph().x
+    for edges, error in (
+        (np.array([[0, 60], [1, 2]]), GraphError),
+        (np.array([[0, 1], [1, -1]]), GraphError),
+        (np.array([[-1, 1], [1, 1]]), GraphError),
+        (np.stack([np.arange(41), np.zeros(41, dtype=np.int64)]), DegreeError),
+    ):
+        for content in (files.onnx_int, files.qonnx):
+            assert content is not None
+            with pytest.raises(error):
+                run_onnxruntime(content, x, edges)
+        for run in (Executor(program).run, lambda x, edges: run_reference(program, x, edges)):
+            with pytest.raises(error):
+                run(x, edges)
 
 
 def test_unseen_graphs_stay_within_the_degree() -> None:
@@ -95,16 +128,11 @@ def reproved(program: IntegerProgram, *, check: bool = True) -> IntegerProgram:
     """The program with the bounds that its operations really have, so that reading the file cannot tell."""
     done: list[Operation] = []
     for operation in program.operations:
-        message = program.tensor(operation.input)
         if isinstance(operation, Transform):
-            bound, total = transform_bounds(
-                program.array(operation.weight).values,
-                message,
-                row_factor=operation.row_factor,
-                degree_factor=operation.degree_factor,
-                shift=operation.shift,
-            )
+            parts = program.parts(operation)
+            bound, total = transform_bounds(parts, degree_factor=operation.degree_factor, shift=operation.shift)
         elif isinstance(operation, Aggregate):
+            message = program.tensor(operation.input)
             shortcut = None if operation.shortcut is None else program.tensor(operation.shortcut)
             bias = None if operation.bias is None else program.array(operation.bias).values
             bound, total = aggregate_bounds(operation, message, shortcut, bias, program.max_degree)

@@ -157,12 +157,14 @@ class Attention:
         aggregations: aggregations that it allows.
         degree_factors: both sides are scaled by `degree^-1/2` (GCN, Kipf & Welling 2017).
         score: for a learned attention, the edge scores from `attention_weight`; None weighs all edges alike.
+        neighbours: whether edges of the graph carry messages; otherwise a node reads its own message alone.
     """
 
     name: str
     aggregations: frozenset[str]
     degree_factors: bool = False
     score: EdgeScore | None = None
+    neighbours: bool = True
 
     @property
     def learned(self) -> bool:

@@ -28,7 +28,7 @@ from lpgnas.integer_program import Aggregate, Array, IntegerProgram, Tensor
 from lpgnas.kernels.attention import node_blocks
 from lpgnas.kernels.executor import BLOCK_EDGES, Executor
 from lpgnas.kernels.reference import run_reference
-from lpgnas.layers import QuantizedModel
+from lpgnas.layers import QuantizedModel, Source
 from lpgnas.lowering import LayerCodes, Quantized, lower
 from lpgnas.number_formats import FLOAT32, FormatChoice
 from lpgnas.operators import ATTENTIONS
@@ -79,8 +79,9 @@ def test_the_float_model_is_graphnas(name: str, aggregation: str) -> None:
     first = model.blocks[0]
     tensors = graph_tensors(graph, None, spec.rounding, row_normalize=False, dtype=torch.float64)
     with torch.no_grad():
-        made = first(tensors.features.product, None, tensors, observe=False).numpy()
-    messages = np.asarray(graph.x, dtype=np.float64) @ first.weight.detach().numpy().T
+        x = Source(tensors.features.product, tensors.features.dense)
+        made = first([x], tensors, observe=False).numpy()
+    messages = np.asarray(graph.x, dtype=np.float64) @ first.whole("weight").detach().numpy().T
     score = ATTENTIONS.get(name).score
     assert score is not None
     weights = {part: first.attention_weight(part).detach().numpy() for part in score.weights}

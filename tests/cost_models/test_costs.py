@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from dataclasses import dataclass, replace
 from timeit import repeat
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import runs
 import samples
+from counting import counted_bits, header_of
 from scipy import sparse
 
 from lpgnas.attentions.score import Attention
@@ -22,6 +24,7 @@ from lpgnas.errors import GraphError, ProgramError, SpecError, UnknownName
 from lpgnas.integer_program import IntegerProgram, Lookup
 from lpgnas.number_formats import FormatChoice
 from lpgnas.operators import AGGREGATIONS, ATTENTIONS, SHORTCUTS, Aggregation
+from lpgnas.program_file import to_bytes
 from lpgnas.spec import LayerSpec, ModelSpec
 
 CORA = GraphSize(num_nodes=2708, num_edges=10_556)
@@ -104,6 +107,27 @@ def test_spec_and_program_agree_exactly() -> None:
         assert bound == {name: value for name, value in counted.totals().items() if name != "weight_bits"}
         scored += any(ATTENTIONS.get(layer.attention).learned for layer in spec.layers)
     assert scored > 300
+
+
+def test_sizes_counted_from_the_file_alone() -> None:
+    """Routes keep tensors alive: the recount knows nothing of blocks."""
+    for seed in range(120):
+        program = samples.random_program(np.random.default_rng(seed), 12, 5, 40)[1]
+        totals = program_cost(program, GraphSize(37, 90)).totals()
+        counted = counted_bits(header_of(io.BytesIO(to_bytes(program))), 37)
+        assert counted == {name: totals[name] for name in counted}
+
+
+def test_routes_by_hand() -> None:
+    """X (12 bits a node) and block 0 are read again by the last block, which has no edges."""
+    spec = runs.jumping_spec()
+    report = spec_cost(spec, GraphSize(10, 30))
+    assert report.peak_bits == 10 * (12 + 8 * 6 + 4 * 6 + 4 * 6)  # all but the logits, in the lookup of block 1
+    last = [row for row in report.rows if row.layer == 2]
+    assert [row.macs for row in last if row.what == "message"] == [10 * (12 + 8 + 4) * 3]
+    assert [row.bops for row in last if row.what == "message"] == [10 * 3 * 4 * (12 * 1 + 8 * 6 + 4 * 6)]
+    assert [row.macs for row in last if row.what == "logits"] == [0]
+    assert [row.weight_bits for row in last if row.what == "parameters"] == [(1 + 3 + 3) * 8 + 16]
 
 
 def test_weight_bits_are_those_of_the_file() -> None:

@@ -82,7 +82,8 @@ def test_more_never_costs_less(seed: int, data: st.DataObject) -> None:
 
 def test_what_a_kind_contains() -> None:
     assert not_above(SCORE) == {SCORE}
-    plain = {"aggregate/const/sum", "aggregate/gcn/sum"}
+    assert not_above("aggregate/self/sum") == {"aggregate/self/sum"}
+    plain = {"aggregate/self/sum", "aggregate/const/sum", "aggregate/gcn/sum"}
     assert not_above("aggregate/gcn/sum") == not_above("aggregate/const/sum") == plain
     assert not_above("aggregate/const/mean") == {*plain, "aggregate/const/mean"}
     assert not_above("aggregate/gat/sum") == {*plain, "aggregate/gat/sum"}
@@ -144,7 +145,7 @@ def test_a_model_by_hand() -> None:
 
 def test_every_kind_of_a_space_is_asked_for() -> None:
     rng = np.random.default_rng(0)
-    space = SearchSpace(12, 3, attentions=("const", "gcn", "cos", "linear"), aggregations=("sum", "max"), depth=3)
+    space = SearchSpace(12, 3, attentions=("const", "gcn", "cos", "linear"), aggregations=("sum", "max"), blocks=(3,))
     kinds = space_kinds(space, SIZE)
     assert set(kinds) == {
         SPARSE, DENSE, SCORE, LOOKUP, "aggregate/gcn/sum",
@@ -154,7 +155,7 @@ def test_every_kind_of_a_space_is_asked_for() -> None:
     for _ in range(100):
         spec_cost(space.spec(space.draw(rng)), SIZE, latency=table)
     assert DENSE in space_kinds(space, GraphSize(3, 4)) and SPARSE not in space_kinds(space, GraphSize(3, 4))
-    flat = replace(space, depth=1)
+    flat = replace(space, blocks=(1,))
     assert {SPARSE, SCORE} < set(space_kinds(flat, SIZE)) and LOOKUP not in space_kinds(flat, SIZE)
     assert set(AGGREGATIONS.names()) == {"sum", "mean", "max"}
 

@@ -16,8 +16,8 @@ import samples
 from scipy import sparse
 
 from lpgnas.errors import DegreeError
-from lpgnas.integer_program import IntegerProgram
-from lpgnas.kernels.executor import Executor
+from lpgnas.integer_program import IntegerProgram, Transform
+from lpgnas.kernels.executor import BLOCK_NODES, Executor
 from lpgnas.kernels.reference import run_reference
 from lpgnas.number_formats import Rounding
 from lpgnas.operators import ACTIVATIONS, AGGREGATIONS, ATTENTIONS, SHORTCUTS
@@ -92,6 +92,18 @@ def test_adversarial_graphs(graph: samples.SampleGraph) -> None:
     for seed in range(12):
         rng = np.random.default_rng(seed)
         check_equal(samples.random_program(rng, 6, 3, graph.max_degree)[1], graph)
+
+
+def test_several_blocks_of_nodes() -> None:
+    """The totals of a transform of several inputs are held for a block of nodes at a time."""
+    routed = 0
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        program = samples.random_program(rng, 6, 3, 40)[1]
+        if any(isinstance(one, Transform) and len(one.inputs) > 1 for one in program.operations):
+            check_equal(program, samples.random_graph(rng, 2 * BLOCK_NODES + 3, 900, 6))
+            routed += 1
+    assert routed > 5
 
 
 def test_all_extreme_weights_and_features() -> None:
