@@ -39,7 +39,7 @@ def model_from_bytes(content: bytes, spec: ModelSpec) -> QuantizedModel:
         fraction, spec_sha256 = int(facts["input_fraction"]), facts["spec_sha256"]
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
         raise RunFolderError(f"model.safetensors is not a model of lpgnas: {error}") from error
-    if spec_sha256 != sha256(spec.to_json().encode()):
+    if spec_sha256 not in _hashes(spec):
         raise RunFolderError("model.safetensors belongs to another spec.json; train again")
     torch.manual_seed(0)
     model = QuantizedModel(spec, fraction)
@@ -48,3 +48,9 @@ def model_from_bytes(content: bytes, spec: ModelSpec) -> QuantizedModel:
     except RuntimeError as error:
         raise RunFolderError(f"model.safetensors does not fit its spec: {error}") from error
     return model
+
+
+def _hashes(spec: ModelSpec) -> set[str]:
+    """Those of the spec's JSON: today's, and for a chain that of a file which an older lpgnas wrote."""
+    chain = not any(layer.sources for layer in spec.layers)
+    return {sha256(spec.to_json(version).encode()) for version in ((1, 2) if chain else (2,))}

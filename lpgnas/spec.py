@@ -164,9 +164,13 @@ class ModelSpec:
         """The components that layer `index` has a format for (`INPUT` is the model's own)."""
         return required_components(self.layers[index], last=index == len(self.layers) - 1)
 
-    def to_json(self) -> str:
-        """Canonical JSON: sorted keys, two spaces, a final newline."""
-        return json.dumps(_to_dict(self), indent=2, sort_keys=True) + "\n"
+    def to_json(self, version: int = SCHEMA_VERSION) -> str:
+        """Canonical JSON of a schema version: sorted keys, two spaces, a final newline.
+
+        Raises:
+            SpecError: an older version that cannot hold the routes of this model.
+        """
+        return json.dumps(_to_dict(self, version), indent=2, sort_keys=True) + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> ModelSpec:
@@ -247,9 +251,11 @@ def _check_choice(where: str, component: Component, choice: FormatChoice, signed
         raise SpecError(f"{where}: {component.value} has at most 8 bits, got {choice}")
 
 
-def _to_dict(spec: ModelSpec) -> dict[str, Any]:
+def _to_dict(spec: ModelSpec, version: int) -> dict[str, Any]:
+    if version == 1 and any(layer.sources for layer in spec.layers):
+        raise SpecError("a spec of schema version 1 is a chain, this one has routes")
     return {
-        "schema_version": SCHEMA_VERSION,
+        "schema_version": version,
         "num_features": spec.num_features,
         "num_classes": spec.num_classes,
         "rounding": spec.rounding.value,
@@ -267,13 +273,17 @@ def _to_dict(spec: ModelSpec) -> dict[str, Any]:
                 "heads": layer.heads,
                 "shortcut": layer.shortcut,
                 "self_loops": layer.self_loops,
-                "sources": ["x" if source == INPUT else source for source in spec.sources(index)],
+                **({} if version == 1 else {"sources": _source_names(spec, index)}),
                 "formats": {component.value: str(choice) for component, choice in layer.formats.items()},
             }
             for index, layer in enumerate(spec.layers)
         ],
         "reserved": dict(spec.reserved),
     }
+
+
+def _source_names(spec: ModelSpec, index: int) -> list[str | int]:
+    return ["x" if source == INPUT else source for source in spec.sources(index)]
 
 
 def _from_dict(raw: object) -> ModelSpec:

@@ -159,7 +159,7 @@ def test_a_float_search_is_refused(small_npz: Path, tmp_path: Path) -> None:
 def test_a_given_spec_is_trained_and_reported(rich_run: Path) -> None:
     assert (rich_run / "spec.json").read_text() == runs.rich_spec().to_json()
     report = (rich_run / "report.md").read_text()
-    assert "| 0 | gcn | sum | tanh | 8 |" in report
+    assert "| 0 | x | gcn | sum | tanh | 8 |" in report
     assert "## Candidates" not in report
     assert not (rich_run / "candidates.csv").exists()
 
@@ -362,7 +362,7 @@ def test_specs_that_are_refused(small_npz: Path, tmp_path: Path) -> None:
     spec = runs.rich_spec()
     first = replace(spec.layers[0], formats={**spec.layers[0].formats, Component.MESSAGE: FLOAT32})
     texts: dict[str, tuple[str | bytes, str, str]] = {
-        "newer": (spec.to_json().replace('"schema_version": 1', '"schema_version": 2'), "SpecError", "update lpgnas"),
+        "newer": (spec.to_json().replace('"schema_version": 2', '"schema_version": 3'), "SpecError", "update lpgnas"),
         "float": (replace(spec, layers=(first, *spec.layers[1:])).to_json(), "LoweringError", "layer 0 message"),
         "features": (replace(spec, num_features=13).to_json(), "SpecError", "is for 13 features"),
         "text": ("no JSON", "SpecError", "JSON"),

@@ -13,6 +13,7 @@ from lpgnas.errors import RunFolderError
 from lpgnas.layers import QuantizedModel
 from lpgnas.model_file import model_bytes, model_from_bytes
 from lpgnas.number_formats import Rounding
+from lpgnas.results import sha256
 
 SPEC = runs.every_operation()
 
@@ -36,6 +37,23 @@ def test_round_trip() -> None:
         assert torch.equal(value, kept)
         assert value.dtype == kept.dtype
     assert {model_bytes(model()) for _ in range(20)} == {content} == {model_bytes(read)}
+
+
+def test_a_file_of_an_older_spec_is_read() -> None:
+    """Before routes, specs had schema version 1; a chain is the same model in both."""
+    old, new = (sha256(SPEC.to_json(version).encode()).encode() for version in (1, 2))
+    content = model_bytes(model())
+    assert content.count(new) == 1
+    read = model_from_bytes(content.replace(new, old), SPEC)
+    assert model_bytes(read) == content
+
+
+def test_routed_blocks_keep_their_parts() -> None:
+    made = QuantizedModel(runs.jumping_spec(), 0)
+    content = model_bytes(made)
+    read = model_from_bytes(content, runs.jumping_spec())
+    assert model_bytes(read) == content
+    assert "layers.2.weight_from_x" in read.state_dict()
 
 
 def test_foreign_files_are_refused() -> None:

@@ -211,6 +211,9 @@ def test_version_1_is_a_chain() -> None:
     for one in raw["layers"]:
         del one["sources"]
     assert ModelSpec.from_json(json.dumps(raw)) == spec()
+    assert json.loads(spec().to_json(version=1)) == raw
+    with pytest.raises(SpecError, match="version 1 is a chain, this one has routes"):
+        routed().to_json(version=1)
     raw["layers"][1]["sources"] = [0]
     with pytest.raises(SpecError, match="unknown keys: sources"):
         ModelSpec.from_json(json.dumps(raw))
