@@ -1,4 +1,4 @@
-"""Manual models: GCN, GraphSAGE and GAT of two or more blocks, in float32 or with uniform formats (`WxAy`)."""
+"""Manual models: GCN, GraphSAGE, GAT and JKNet of two or more blocks, in float32 or with uniform formats (`WxAy`)."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def manual_spec(
         shape: of the data; with float32 formats the features are float32 too.
         hidden: width of every block but the last.
         formats: uniform ones; None for float32.
-        blocks: number of blocks, at least 2.
+        blocks: number of blocks that read edges, at least 2.
 
     Raises:
         UnknownName: no such model.
@@ -144,6 +144,13 @@ def _gat(widths: tuple[int, ...]) -> tuple[LayerSpec, ...]:
     )
 
 
+def _jknet(widths: tuple[int, ...]) -> tuple[LayerSpec, ...]:
+    """Xu et al. (2018), concatenation: GCN blocks, all of the hidden width, and a linear layer over all their outputs."""
+    hidden = (*widths[:-1], widths[-2])
+    blocks = tuple(LayerSpec("gcn", "sum", "relu", width) for width in hidden)
+    return (*blocks, LayerSpec("self", "sum", "none", widths[-1], sources=tuple(range(len(blocks)))))
+
+
 def _relu_but_last(index: int, widths: tuple[int, ...]) -> str:
     return "none" if index == len(widths) - 1 else "relu"
 
@@ -151,3 +158,4 @@ def _relu_but_last(index: int, widths: tuple[int, ...]) -> str:
 MANUAL_MODELS.add("gcn", _gcn)
 MANUAL_MODELS.add("graphsage", _graphsage)
 MANUAL_MODELS.add("gat", _gat)
+MANUAL_MODELS.add("jknet", _jknet)

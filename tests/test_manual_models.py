@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import runs
 import torch
-from torch_geometric.nn import SAGEConv
+from torch_geometric.nn import GCNConv, JumpingKnowledge, SAGEConv
 
 from lpgnas.components import Component
 from lpgnas.errors import ConfigError, SpecError, UnknownName
@@ -22,7 +22,8 @@ SHAPE = ModelShape(runs.FEATURES, runs.CLASSES)
 def test_every_model_in_float_and_with_uniform_formats(name: str, blocks: int) -> None:
     full = manual_spec(name, SHAPE, 16, blocks=blocks)
     assert full.is_float and full.input_format == FLOAT32
-    assert [layer.width for layer in full.layers] == [16] * (blocks - 1) + [runs.CLASSES]
+    hidden = blocks if name == "jknet" else blocks - 1  # its linear layer comes behind
+    assert [layer.width for layer in full.layers] == [16] * hidden + [runs.CLASSES]
     uniform = manual_spec(name, SHAPE, 16, UniformFormats.of("fixed4", 8), blocks=blocks)
     assert not uniform.is_float and uniform.input_format == SHAPE.input_format
     for layer in uniform.layers:
@@ -65,6 +66,29 @@ def test_graphsage_is_pyg_sageconv() -> None:
         found = model(graph_tensors(graph, None, spec.rounding, row_normalize=False, dtype=torch.float64))
     # the reciprocal of a degree has 15 binary places in the reference too
     torch.testing.assert_close(found, expected, rtol=3e-4, atol=3e-4)
+
+
+def test_jknet_is_pyg_jumping_knowledge() -> None:
+    graph = runs.small_graph()
+    torch.manual_seed(0)
+    spec = manual_spec("jknet", SHAPE, 16)
+    model = QuantizedModel(spec, 0).double()
+    assert [spec.sources(index) for index in range(3)] == [(-1,), (0,), (0, 1)]
+    convolutions = [GCNConv(runs.FEATURES, 16).double(), GCNConv(16, 16).double()]
+    head = torch.nn.Linear(32, runs.CLASSES).double()
+    with torch.no_grad():
+        for block, bias in zip(model.blocks, (convolutions[0].bias, convolutions[1].bias, head.bias), strict=True):
+            block.bias.uniform_(-1, 1)
+            bias.copy_(block.bias)
+        for block, convolution in zip(model.blocks[:2], convolutions, strict=True):
+            convolution.lin.weight.copy_(block.whole("weight"))
+        head.weight.copy_(model.blocks[2].whole("weight"))
+        x, edges = torch.from_numpy(graph.x).double(), torch.from_numpy(graph.edge_index)
+        first = convolutions[0](x, edges).relu()
+        second = convolutions[1](first, edges).relu()
+        expected = head(JumpingKnowledge("cat")([first, second]))
+        found = model(graph_tensors(graph, None, spec.rounding, row_normalize=False, dtype=torch.float64))
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
 
 
 def test_what_is_refused() -> None:
