@@ -18,12 +18,13 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from benchmarks.rows import RESULTS, Rows, key_of
+from benchmarks import RESULTS
 from benchmarks.run_time import BUDGETS
 from benchmarks.strategies import RETRAININGS, STRATEGIES, TRAINING, Setting, settings_facts
 from lpgnas import __version__
 from lpgnas.budget import format_bits
 from lpgnas.report import markdown_table
+from lpgnas.rows import Rows, key_of
 from lpgnas.search_round import RoundSettings
 from lpgnas.strategy import TEXTBOOK, SearchSettings
 

@@ -19,7 +19,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from benchmarks.rows import RESULTS, Rows, key_of
+from benchmarks import RESULTS
 from lpgnas.budget import format_bits
 from lpgnas.cost_models.program_cost import program_cost
 from lpgnas.cost_models.rows import GraphSize
@@ -31,6 +31,7 @@ from lpgnas.manual_models import ModelShape, UniformFormats, manual_spec
 from lpgnas.number_formats import FormatChoice
 from lpgnas.preparation import default_max_degree
 from lpgnas.report import markdown_table
+from lpgnas.rows import Rows, key_of
 from lpgnas.teachers import TeacherSettings, soft_labels
 from lpgnas.training import (
     TrainedModel,

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import torch
 
+from benchmarks import RESULTS
 from benchmarks.differentiable import FIRST_SPLIT
-from benchmarks.rows import RESULTS
 from benchmarks.strategies import Setting
 from lpgnas.layers import QuantizedModel
 from lpgnas.report import markdown_table

@@ -24,11 +24,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from benchmarks.rows import RESULTS, Rows, key_of
+from benchmarks import RESULTS
 from lpgnas import __version__
 from lpgnas.datasets import default_protocol, load_dataset, make_split
 from lpgnas.report import markdown_table
 from lpgnas.results import read_record
+from lpgnas.rows import Rows, key_of
 
 BUDGETS = {"cora": ("3KiB", "60KiB"), "planetoid/Cora": ("3KiB", "60KiB"), "planetoid/PubMed": ("2KiB", "350KiB")}
 """Weight and buffer budget of each graph."""

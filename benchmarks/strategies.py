@@ -21,7 +21,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from benchmarks.rows import RESULTS, Rows, key_of
+from benchmarks import RESULTS
 from benchmarks.run_time import BUDGETS
 from lpgnas import __version__
 from lpgnas.config import RunConfig
@@ -29,6 +29,7 @@ from lpgnas.pipeline import EVALUATE_EVERY
 from lpgnas.preparation import Prepared, default_search_space, prepare
 from lpgnas.references import node_accuracy
 from lpgnas.report import markdown_table
+from lpgnas.rows import Rows, key_of
 from lpgnas.search_space import SearchSpace
 from lpgnas.spec import ModelSpec
 from lpgnas.strategy import SearchSettings, Task, search, selection_score

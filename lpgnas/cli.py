@@ -32,7 +32,7 @@ _HELP = {
     "seed": "of search and training",
     "strategy": "feasible (supernet, then draws that learn), lpgnas (two controllers in one differentiable round), "
     "lpgnas-textbook, random, or uniform (no search: --architecture, --hidden, --weight-format, --activation-bits)",
-    "architecture": "of the strategy uniform: gcn, graphsage or gat",
+    "architecture": "of the strategy uniform: gcn, graphsage, gat or jknet",
     "hidden": "width of its blocks but the last",
     "weight_format": "of all its weights: binary, ternary, or fixed2 to fixed8",
     "activation_bits": "of all its codes: 2 to 16",
@@ -96,6 +96,13 @@ def _parser() -> argparse.ArgumentParser:
         made.add_argument(f"{one.flag}s", nargs="+", metavar="LIMIT", help=f"each: {one.help}")
     made.add_argument("--seeds", nargs="+", type=int, help="each: of search and training")
     made.add_argument("--out", type=Path, required=True, help="the sweep folder")
+    made = _command(commands, "reproduce", "a table of models over graphs and seeds; it goes on", _reproduce)
+    made.add_argument("table", help="public (public split), citation or amazon (fully supervised)")
+    made.add_argument("--out", type=Path, required=True, help="folder of the table's CSV, Markdown and figure")
+    made.add_argument("--work", type=Path, help="folder of the run folders; default: `runs` in --out")
+    made.add_argument("--seeds", type=int, default=0, help="how many; default: the table's own number")
+    made.add_argument("--only", nargs="+", default=(), metavar="MODEL", help="only these models")
+    made.add_argument("--datasets", nargs="+", default=(), help="only these graphs")
     for name, text in (
         ("train", "train the searched model"),
         ("lower", "lower the trained model to integers"),
@@ -210,6 +217,16 @@ def _sweep(options: argparse.Namespace) -> None:
         config = SweepConfig.of(given).located(Path.cwd())
     Sweep(options.out, config, options.data_root, standard_error(quiet=options.quiet)).run()
     sys.stdout.write(read_text(options.out / REPORT))
+
+
+def _reproduce(options: argparse.Namespace) -> None:
+    from lpgnas.progress import standard_error
+    from lpgnas.reproduce import Reproduction
+
+    work = options.work or options.out / "runs"
+    stream = standard_error(quiet=options.quiet)
+    made = Reproduction(options.table, options.out, work, options.data_root, stream)
+    sys.stdout.write(made.run(options.seeds, options.only, options.datasets))
 
 
 def _stage(name: str) -> Callable[[argparse.Namespace], None]:

@@ -145,7 +145,7 @@ def _gat(widths: tuple[int, ...]) -> tuple[LayerSpec, ...]:
 
 
 def _jknet(widths: tuple[int, ...]) -> tuple[LayerSpec, ...]:
-    """Xu et al. (2018), concatenation: GCN blocks, all of the hidden width, and a linear layer over all their outputs."""
+    """Xu et al. (2018), concatenation: GCN blocks of the hidden width, and a linear layer over all their outputs."""
     hidden = (*widths[:-1], widths[-2])
     blocks = tuple(LayerSpec("gcn", "sum", "relu", width) for width in hidden)
     return (*blocks, LayerSpec("self", "sum", "none", widths[-1], sources=tuple(range(len(blocks)))))

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from benchmarks import differentiable, run_time, strategies
-from benchmarks.rows import Rows, key_of
+from lpgnas.rows import Rows, key_of
 from lpgnas.strategy import SearchSettings
 
 

@@ -1,4 +1,4 @@
-"""Rows of a benchmark: keyed by a hash of what they measure and saved one by one, so that a table resumes."""
+"""Rows of a table: keyed by a hash of what they measure and saved one by one, so that a table resumes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
-RESULTS = Path(__file__).parent / "results"
+from lpgnas.results import write_atomic
 
 
 def key_of(facts: dict[str, object]) -> str:
@@ -30,5 +30,4 @@ class Rows:
         """Append a row with its `key` and save the table."""
         made = pd.DataFrame([line])
         self.table = made if self.table.empty else pd.concat([self.table, made], ignore_index=True)
-        self._target.parent.mkdir(parents=True, exist_ok=True)
-        self.table.to_csv(self._target, index=False, lineterminator="\n")
+        write_atomic(self._target, self.table.to_csv(index=False, lineterminator="\n"))

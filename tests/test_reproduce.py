@@ -1,0 +1,83 @@
+"""Tables over models, graphs and seeds: every kind of line, resumed, on a small graph."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from lpgnas.errors import ConfigError, UnknownName
+from lpgnas.reproduce import Reproduction, report
+from lpgnas.reproduce_tables import PLAIN, TABLES, Entry, Published, Table
+
+
+@pytest.fixture
+def small(small_npz: Path, monkeypatch: pytest.MonkeyPatch) -> Table:
+    plain = replace(
+        PLAIN, dataset=str(small_npz), epochs=5, candidates=2, supernet_steps=4, restarts=1, max_degree=40,
+        weight_budget="400B",
+    )  # fmt: skip
+    made = Table(
+        "small",
+        "A small table",
+        "default",
+        (
+            Entry("searched", "run", plain),
+            Entry("once", "retrained", plain),
+            Entry("JKNet", "manual", replace(plain, architecture="jknet")),
+            Entry("PDNAS-3", "pdnas", plain, 3),
+        ),
+        (Published(str(small_npz), "someone's", "12.3", "4 KB"),),
+        seeds=2,
+    )
+    monkeypatch.setattr("lpgnas.reproduce.TABLES", {"small": made})
+    monkeypatch.setattr("lpgnas.strategy.SearchSettings.steps", lambda self: 0)
+    return made
+
+
+def test_a_table_is_measured_and_goes_on(small: Table, tmp_path: Path) -> None:
+    first = Reproduction("small", tmp_path, tmp_path / "work").run(1, only=("searched", "PDNAS-3"))
+    assert "searched | 1 |" in first and "PDNAS-3 | 1 |" in first and "JKNet | " not in first
+    text = Reproduction("small", tmp_path, tmp_path / "work").run()
+    rows = pd.read_csv(tmp_path / "small.csv")
+    assert len(rows) == 8 and rows["key"].is_unique
+    assert text == (tmp_path / "small.md").read_text() == report(small, rows)
+    assert "*someone's, published*" in text and "| 12.3 | 4 KB |" in text
+    assert (tmp_path / "small.png").read_bytes()[:4] == b"\x89PNG"
+    # a finished table measures nothing: its run folders are not needed
+    before = (tmp_path / "small.csv").read_bytes()
+    assert Reproduction("small", tmp_path, tmp_path / "elsewhere").run() == text
+    assert not (tmp_path / "elsewhere").exists() and (tmp_path / "small.csv").read_bytes() == before
+
+
+def test_what_the_rows_say(small: Table, tmp_path: Path) -> None:
+    Reproduction("small", tmp_path, tmp_path / "work").run()
+    rows = pd.read_csv(tmp_path / "small.csv").set_index(["model", "seed"])
+    assert (rows.loc["searched"]["weight_bits"] <= 400 * 8).all()
+    once = rows.loc["once"]
+    assert once["formats"].nunique() == once["weight_bits"].nunique() == 1  # one search for all seeds
+    for model in ("JKNet", "PDNAS-3"):
+        assert set(json.loads(rows.loc[model, 0]["formats"]).values()) == {"float32"}
+    assert rows["test_accuracy"].between(0, 1).all()
+
+
+def test_unknown_names(small: Table, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"has no line of .*models: searched, once, JKNet, PDNAS-3"):
+        Reproduction("small", tmp_path, tmp_path / "work").run(only=("jknet",))
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_tables() -> None:
+    with pytest.raises(UnknownName, match=r"unknown table 'citations'. Did you mean 'citation'\?"):
+        TABLES.get("citations")
+    for name in TABLES.names():
+        table = TABLES.get(name)
+        assert len({(entry.model, entry.config.dataset) for entry in table.entries}) == len(table.entries)
+        assert {entry.config.protocol for entry in table.entries} == {table.protocol}
+        for entry in table.entries:
+            assert entry.config.reference_seeds == 0
+            ours = entry.model.startswith("ours") and "no distillation" not in entry.model
+            assert entry.config.distillation is (ours or "distilled" in entry.model)
