@@ -247,6 +247,11 @@ class Run:
             distillation=weight,
         )
 
+    def search_settings(self) -> SearchSettings:
+        """How the search spends its steps in this run."""
+        config = self.config
+        return SearchSettings(config.strategy, config.candidates, _rungs(config.epochs), config.supernet_steps)
+
     def task(self) -> Task:
         """What searches and trainings work on (makes the teacher on first use)."""
         prepared = self.prepared
@@ -316,7 +321,7 @@ class Run:
             self._finish("search", files, started, steps=0)
             return
         config = self.config
-        settings = SearchSettings(config.strategy, config.candidates, _rungs(config.epochs), config.supernet_steps)
+        settings = self.search_settings()
         space, budget = self.space(), config.budget()
         require_feasible(space, budget, self.prepared.size, self.latency)  # before the first file is written
         shared = self._shared_supernet(space)

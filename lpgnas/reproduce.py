@@ -38,7 +38,7 @@ from lpgnas.reproduce_tables import TABLES, Entry, Table
 from lpgnas.results import read_record, write_atomic
 from lpgnas.rows import Rows, key_of
 from lpgnas.spec import ModelSpec
-from lpgnas.strategy import BestTraining, SearchSettings, train_best
+from lpgnas.strategy import BestTraining, train_best
 
 HIDDEN, RATES, DECAYS = (16, 64), (0.01, 0.03), (5e-4, 5e-3)
 """What a manual float32 model is tuned over: eight trainings, with its restarts about the steps of a search."""
@@ -180,7 +180,7 @@ class Reproduction:
         config = run.config
         space = replace(run.space(), routes=True)
         winner = search_float(
-            space, run.task(), SearchSettings(), config.seed, blocks=entry.blocks, restarts=config.restarts
+            space, run.task(), run.search_settings(), config.seed, blocks=entry.blocks, restarts=config.restarts
         )
         return self._of_float(run, winner.spec, winner.training, winner.steps)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,8 +15,8 @@ from lpgnas.reproduce import Reproduction, report
 from lpgnas.reproduce_tables import PLAIN, TABLES, Entry, Published, Table
 
 
-@pytest.fixture
-def small(small_npz: Path, monkeypatch: pytest.MonkeyPatch) -> Table:
+@pytest.fixture(scope="module")
+def small(small_npz: Path) -> Iterator[Table]:
     plain = replace(
         PLAIN, dataset=str(small_npz), epochs=5, candidates=2, supernet_steps=4, restarts=1, max_degree=40,
         weight_budget="400B",
@@ -33,34 +34,40 @@ def small(small_npz: Path, monkeypatch: pytest.MonkeyPatch) -> Table:
         (Published(str(small_npz), "someone's", "12.3", "4 KB"),),
         seeds=2,
     )
-    monkeypatch.setattr("lpgnas.reproduce.TABLES", {"small": made})
-    monkeypatch.setattr("lpgnas.strategy.SearchSettings.steps", lambda self: 0)
-    return made
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("lpgnas.reproduce.TABLES", {"small": made})
+        yield made
 
 
-def test_a_table_is_measured_and_goes_on(small: Table, tmp_path: Path) -> None:
-    first = Reproduction("small", tmp_path, tmp_path / "work").run(1, only=("searched", "PDNAS-3"))
+@pytest.fixture(scope="module")
+def measured(small: Table, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the whole table, measured in two calls."""
+    folder = tmp_path_factory.mktemp("table")
+    first = Reproduction("small", folder, folder / "work").run(1, only=("searched", "PDNAS-3"))
     assert "searched | 1 |" in first and "PDNAS-3 | 1 |" in first and "JKNet | " not in first
-    text = Reproduction("small", tmp_path, tmp_path / "work").run()
-    rows = pd.read_csv(tmp_path / "small.csv")
+    Reproduction("small", folder, folder / "work").run()
+    return folder
+
+
+def test_a_table_is_measured_and_goes_on(small: Table, measured: Path) -> None:
+    rows, text = pd.read_csv(measured / "small.csv"), (measured / "small.md").read_text()
     assert len(rows) == 8 and rows["key"].is_unique
-    assert text == (tmp_path / "small.md").read_text() == report(small, rows)
+    assert text == report(small, rows)
     assert "*someone's, published*" in text and "| 12.3 | 4 KB |" in text
-    assert (tmp_path / "small.png").read_bytes()[:4] == b"\x89PNG"
+    assert (measured / "small.png").read_bytes()[:4] == b"\x89PNG"
     # a finished table measures nothing: its run folders are not needed
-    before = (tmp_path / "small.csv").read_bytes()
-    assert Reproduction("small", tmp_path, tmp_path / "elsewhere").run() == text
-    assert not (tmp_path / "elsewhere").exists() and (tmp_path / "small.csv").read_bytes() == before
+    before = (measured / "small.csv").read_bytes()
+    assert Reproduction("small", measured, measured / "elsewhere").run() == text
+    assert not (measured / "elsewhere").exists() and (measured / "small.csv").read_bytes() == before
 
 
-def test_what_the_rows_say(small: Table, tmp_path: Path) -> None:
-    Reproduction("small", tmp_path, tmp_path / "work").run()
-    rows = pd.read_csv(tmp_path / "small.csv").set_index(["model", "seed"])
+def test_what_the_rows_say(measured: Path) -> None:
+    rows = pd.read_csv(measured / "small.csv").set_index(["model", "seed"])
     assert (rows.loc["searched"]["weight_bits"] <= 400 * 8).all()
     once = rows.loc["once"]
     assert once["formats"].nunique() == once["weight_bits"].nunique() == 1  # one search for all seeds
     for model in ("JKNet", "PDNAS-3"):
-        assert set(json.loads(rows.loc[model, 0]["formats"]).values()) == {"float32"}
+        assert set(json.loads(rows.loc[(model, 0), "formats"]).values()) == {"float32"}
     assert rows["test_accuracy"].between(0, 1).all()
 
 
