@@ -52,13 +52,17 @@ def counted_operations(header: dict[str, Any], nodes: int, edges: int) -> dict[s
     tensors = {one["name"]: one for one in (header["input"], *header["tensors"])}
     macs = bops = 0
     for operation in header["operations"]:
-        source = tensors[operation["input"]]
+        sources = [tensors[name] for name in operation.get("inputs") or [operation["input"]]]
         for name in ("weight", "source_weight", "target_weight"):
             if operation.get(name) is not None:
-                products = nodes * math.prod(arrays[operation[name]]["shape"])
-                macs += products
-                bops += products * arrays[operation[name]]["bits"] * source["bits"]
-        if operation["op"] == "aggregate":
+                array = arrays[operation[name]]
+                rows, columns = array["shape"]
+                for source in sources if name == "weight" else [{**sources[0], "columns": columns}]:
+                    products = nodes * rows * source["columns"]
+                    macs += products
+                    bops += products * array["bits"] * source["bits"]
+        if operation["op"] == "aggregate" and operation["attention"] != "self":
+            source = sources[0]
             assert not operation["edge_weights"]
             products = (edges + nodes * operation["self_loops"]) * source["columns"]
             macs += products
