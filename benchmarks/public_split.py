@@ -32,7 +32,7 @@ from lpgnas.number_formats import FormatChoice
 from lpgnas.preparation import default_max_degree
 from lpgnas.report import markdown_table
 from lpgnas.rows import Rows, key_of
-from lpgnas.teachers import TeacherSettings, soft_labels
+from lpgnas.teachers import soft_labels
 from lpgnas.training import (
     TrainedModel,
     TrainingData,
@@ -43,10 +43,10 @@ from lpgnas.training import (
 
 DATASETS = ("planetoid/Cora", "planetoid/CiteSeer", "planetoid/PubMed")
 KIPF = TrainingSettings(distillation=0.0)
-DISTILLED = replace(KIPF, learning_rate=0.03, distillation=0.95)
+DISTILLED = replace(KIPF, learning_rate=0.03, distillation=0.8)
 
 
-TEACHER = TeacherSettings()
+TEACHER = replace(DISTILLED, distillation=0.0, early_stopping=False)
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,9 @@ def run(datasets: list[str], seeds: int, data_root: Path | None, target: Path) -
         teachers: dict[int, Tensor] = {}
         for row, seed in todo:
             if row.settings.distillation and seed not in teachers:  # a teacher a seed, so that its spread counts
-                teachers[seed] = soft_labels(data, TEACHER, seed, row_normalize=True, num_classes=graph.num_classes)
+                teachers[seed] = soft_labels(
+                    data, TEACHER, seed, row_normalize=True, input_signed=False, num_classes=graph.num_classes
+                )
             measured = measure(row, graph, data, split.test, seed, teachers.get(seed))
             line = {"key": row_key(dataset, row, seed), "dataset": dataset, "model": row.name, "seed": seed, **measured}
             rows.add(line)

@@ -33,7 +33,7 @@ from lpgnas.rows import Rows, key_of
 from lpgnas.search_space import SearchSpace
 from lpgnas.spec import ModelSpec
 from lpgnas.strategy import SearchSettings, Task, search, selection_score
-from lpgnas.teachers import TeacherSettings, soft_labels
+from lpgnas.teachers import soft_labels
 from lpgnas.training import TrainedModel, TrainingSettings, train_model
 
 FIRST_SPLIT, RETRAININGS = 20, 4
@@ -69,9 +69,10 @@ class Setting:
         training = replace(TRAINING, distillation=share)
         teacher = soft_labels(
             prepared.data,
-            TeacherSettings(training.epochs // 2, training.learning_rate),
+            replace(training, distillation=0.0, epochs=training.epochs // 2),
             seed,
             row_normalize=space.row_normalize,
+            input_signed=space.input_signed,
             num_classes=space.num_classes,
         )
         task = Task(prepared.data, prepared.select, prepared.size, prepared.max_degree, teacher, training)

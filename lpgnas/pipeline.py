@@ -63,7 +63,7 @@ from lpgnas.strategy import (
 )
 from lpgnas.supernet import SupernetStep
 from lpgnas.teacher_file import read_teacher
-from lpgnas.teachers import TeacherSettings, soft_labels
+from lpgnas.teachers import soft_labels
 from lpgnas.training import TrainingSettings
 from lpgnas.trials import TrialTable, read_supernet, supernet_csv
 from lpgnas.verification import Comparison, Form, forms_of, unseen_graphs, verify_forms
@@ -284,14 +284,15 @@ class Run:
                 self._teacher_settings(),
                 self.config.seed,
                 row_normalize=space.row_normalize,
+                input_signed=space.input_signed,
                 num_classes=space.num_classes,
             )
             progress.advance()
         return self._teacher
 
-    def _teacher_settings(self) -> TeacherSettings:
+    def _teacher_settings(self) -> TrainingSettings:
         # half the epochs teach as well: soft labels need no last percent
-        return TeacherSettings(max(1, self.config.epochs // 2), self.config.learning_rate)
+        return replace(self.training_settings(), distillation=0.0, epochs=max(1, self.config.epochs // 2))
 
     def teacher_key(self) -> str:
         """Hash of all that decides the teacher."""
@@ -300,7 +301,7 @@ class Run:
             graph_fingerprint(self.prepared.graph),
             (self.prepared.split.protocol, config.split_seed, config.inductive, config.seed, config.threads),
             self._teacher_settings(),
-            (space.row_normalize, space.num_classes),
+            (space.row_normalize, space.input_signed, space.num_classes),
         )
 
     def space(self) -> SearchSpace:
