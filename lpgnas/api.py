@@ -292,7 +292,8 @@ def sweep(
             raise UnknownName("limit", keyword, keys)
         lists[keys[keyword]] = list(sizes)
     named = {"dataset": given if isinstance(given, str) else GRAPH}
-    config = SweepConfig.of({**named, **_options(options, None), **lists}).located(Path.cwd())
+    plain = _options(options, None, "budgets={'weights': [...]}")
+    config = SweepConfig.of({**named, **plain, **lists}).located(Path.cwd())
     with _folder(out) as folder:
         made = SweepResult(_sweep(folder, config, graph, data_root, progress=progress))
     if out is None:
@@ -388,10 +389,12 @@ def _name_or_graph(data: object) -> str | Graph:
     )
 
 
-def _options(options: dict[str, Any], budget: Budget | None) -> dict[str, Any]:
-    """Options by the names of `RunConfig`, with the budget among them."""
+def _options(
+    options: dict[str, Any], budget: Budget | None, argument: str = "budget=lpgnas.Budget(...)"
+) -> dict[str, Any]:
+    """Options by the names of `RunConfig`, with the budget among them, which is given as `argument`."""
     for name in {"dataset", *_BUDGETS} & set(options):
-        raise ConfigError(f"give {name} as {'data' if name == 'dataset' else 'budget=lpgnas.Budget(...)'}")
+        raise ConfigError(f"give {name} as {'data' if name == 'dataset' else argument}")
     texts = {} if budget is None else budget.options()
     paths = {name: os.fspath(value) for name, value in options.items() if isinstance(value, os.PathLike)}
     return {**options, **paths, **texts}

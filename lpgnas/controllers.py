@@ -122,7 +122,8 @@ class PairLearner:
 
     def score_gradient(self, one: Choices, other: Choices, difference: float, noise: float) -> Floats:
         """Gradient [P] of the mean of f by the logits; `difference` is f(one) - f(other)."""
-        rows = one_hot(self._space, [one, other])
+        # genes without a part in a model were drawn too: without them the means would not cancel
+        rows = one_hot(self._space, [one, other], inactive=True)
         result: Floats = difference / (2.0 * noise) * (rows[0] - rows[1])
         return result
 

@@ -1,4 +1,4 @@
-"""Strategy `pdnas`: the search with quantisation off, over architectures in float32 (PDNAS-n has n blocks).
+"""Strategy `pdnas`: the search with quantisation off, over architectures in float32 (PDNAS-n has up to n blocks).
 
 A float model has no integer form, so there is no run folder of it: this is a rival for tables.
 """
@@ -42,14 +42,14 @@ def search_float(
     budget: Budget | None = None,
     restarts: int = 3,
 ) -> FloatWinner:
-    """Search the architectures of `space` with `blocks` blocks in float32, and train the winner.
+    """Search the architectures of `space` with up to `blocks` blocks in float32, and train the winner.
 
     Args:
         space: its operators, widths, heads and shortcuts count; its formats do not.
         task: what it trains on. Without a teacher, as the paper's rivals have none, or with one.
         settings: strategy and effort.
         seed: of search and trainings.
-        blocks: n of PDNAS-n.
+        blocks: n of PDNAS-n; with routes, blocks that nobody reads are left out.
         budget: of the float model, or None.
         restarts: trainings of the winner; the best on the selection nodes stays.
 

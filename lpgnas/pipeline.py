@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from lpgnas import __version__
-from lpgnas.budget import QUANTITIES
+from lpgnas.budget import QUANTITIES, Budget
 from lpgnas.config import RunConfig
 from lpgnas.cost_models.latency import LatencyTable
 from lpgnas.cost_models.program_cost import program_cost
@@ -57,6 +57,7 @@ from lpgnas.strategy import (
     SearchSettings,
     Task,
     Trial,
+    budget_for,
     require_feasible,
     search,
     train_best,
@@ -315,16 +316,15 @@ class Run:
             InfeasibleBudget: no model of the space, or not the given one, fits; before anything is written.
         """
         started = time.monotonic()
-        if self.config.spec or self.config.strategy == "uniform":
-            spec = self._given_spec() if self.config.spec else self._uniform_spec()
-            self._check_budget(spec)
+        self.require_feasible(self.config.budget())  # before the first file is written
+        spec = self._fixed_spec()
+        if spec is not None:
             files = self._save_inputs() | self._save(SPEC, spec.to_json())
             self._finish("search", files, started, steps=0)
             return
         config = self.config
         settings = self.search_settings()
         space, budget = self.space(), config.budget()
-        require_feasible(space, budget, self.prepared.size, self.latency)  # before the first file is written
         shared = self._shared_supernet(space)
         files = self._save_inputs()
         self._begin_search(space)
@@ -467,14 +467,26 @@ class Run:
         formats = UniformFormats.of(config.weight_format, config.activation_bits)
         return manual_spec(config.architecture, shape, config.hidden, formats)
 
-    def _check_budget(self, spec: ModelSpec) -> None:
-        """Refuse a spec that was not searched and does not fit."""
-        cost, budget = spec_cost(spec, self.prepared.size, latency=self.latency), self.config.budget()
-        excess = budget.excess(cost)
-        if excess:
-            needs = ", ".join(f"{name} {cost.quantity(name)}" for name in excess)
-            what = self.config.spec or f"the uniform {self.config.architecture}"
-            raise InfeasibleBudget(f"{what} does not fit the budget ({budget}): it needs {needs}")
+    def _fixed_spec(self) -> ModelSpec | None:
+        """The spec of a run that searches nothing."""
+        if self.config.spec:
+            return self._given_spec()
+        return self._uniform_spec() if self.config.strategy == "uniform" else None
+
+    def require_feasible(self, budget: Budget) -> None:
+        """Refuse a budget that no model of this run fits.
+
+        Raises:
+            InfeasibleBudget: the message names the smallest budget that fits.
+        """
+        spec = self._fixed_spec()
+        if spec is None:
+            require_feasible(self.space(), budget, self.prepared.size, self.latency)
+            return
+        cost = spec_cost(spec, self.prepared.size, latency=self.latency)
+        if not budget.allows(cost):
+            what, needed = self.config.spec or f"the uniform {self.config.architecture}", budget_for(cost, budget)
+            raise InfeasibleBudget(f"{what} does not fit the budget ({budget}): it needs {needed}", smallest=needed)
 
     def spec(self) -> ModelSpec:
         """The searched (or given) spec."""

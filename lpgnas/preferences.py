@@ -27,13 +27,13 @@ TRUST_MEAN, TRUST_VARIANCE = 0.6, 0.1
 """Prior of the weight of the supernet's opinion among the effects of real trainings."""
 
 
-def one_hot(space: SearchSpace, choices: list[Choices]) -> Floats:
-    """Choice vectors as rows [n, options of all genes] of zeros and ones; genes that are not active are all zero."""
+def one_hot(space: SearchSpace, choices: list[Choices], *, inactive: bool = False) -> Floats:
+    """Choice vectors as rows [n, options of all genes] of zeros and ones, unused genes zero unless `inactive`."""
     counts = [count for _, count in space.genes()]
     offsets = np.cumsum([0, *counts[:-1]])
     rows = np.zeros((len(choices), sum(counts)))
     for row, vector in zip(rows, choices, strict=True):
-        row[offsets + np.asarray(vector)] = space.active(vector)
+        row[offsets + np.asarray(vector)] = 1.0 if inactive else space.active(vector)
     return rows
 
 

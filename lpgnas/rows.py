@@ -21,7 +21,7 @@ class Rows:
 
     def __init__(self, target: Path) -> None:
         self._target = target
-        self.table = pd.read_csv(target) if target.exists() else pd.DataFrame(columns=["key"])
+        self.table = pd.read_csv(target, dtype={"key": str}) if target.exists() else pd.DataFrame(columns=["key"])
 
     def __contains__(self, key: str) -> bool:
         return key in set(self.table["key"])

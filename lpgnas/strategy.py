@@ -237,14 +237,18 @@ def require_feasible(space: SearchSpace, budget: Budget, size: GraphSize, latenc
     over = budget.excess(least)
     if not over:
         return
-    limited = budget.limited()
-    named = " ".join(f"{one.flag} {one.scale.rounded_up(least.quantity(one.name))}" for one in limited)
+    named = budget_for(least, budget)
     raise InfeasibleBudget(
         f"no model of the search space fits the budget ({budget}); too small: "
-        f"{', '.join(one.what for one in limited if one.name in over)}. "
+        f"{', '.join(one.what for one in budget.limited() if one.name in over)}. "
         f"{'A' if space.macro_genes() else 'The'} smallest feasible budget is {named}",
         smallest=named,
     )
+
+
+def budget_for(cost: CostReport, budget: Budget) -> str:
+    """The limits that this cost needs, as flags, of the quantities that the budget limits."""
+    return " ".join(f"{one.flag} {one.scale.rounded_up(cost.quantity(one.name))}" for one in budget.limited())
 
 
 @dataclass(frozen=True)

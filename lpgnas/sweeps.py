@@ -37,7 +37,7 @@ from lpgnas.results import (
     write_atomic,
 )
 from lpgnas.run_facts import percent
-from lpgnas.strategy import fits_within, require_feasible
+from lpgnas.strategy import fits_within
 from lpgnas.supernet import train_supernet
 from lpgnas.teacher_file import read_teacher, teacher_bytes
 from lpgnas.trials import supernet_csv
@@ -286,7 +286,7 @@ class Sweep:
         found = {}
         for point in points:
             try:
-                require_feasible(first.space(), point.budget, first.prepared.size, first.latency)
+                first.require_feasible(point.budget)
             except InfeasibleBudget as error:
                 found[point.name] = error.smallest
         return found
@@ -432,15 +432,21 @@ def sweep_report(config: SweepConfig, rows: Sequence[Mapping[str, Any]]) -> str:
     every = [[row["name"], *_cells(row, shown)] for row in rows]
     parts = [
         f"# Sweep on {config.base.dataset}\n",
-        "Every combination of the budgets and of the seeds " + ", ".join(map(str, config.seeds)) + ". The runs of a "
-        "seed share their teacher and the losses of one supernet. Accuracies are those of the selection nodes, of all "
-        "validation nodes and of the test nodes.\n",
+        f"Every combination of the budgets and of the seeds {', '.join(map(str, config.seeds))}.{_shared(config)} "
+        "Accuracies are those of the selection nodes, of all validation nodes and of the test nodes.\n",
         "## Runs\n",
         markdown_table(header, every),
         "## Budgets\n",
         markdown_table(["budget", "seeds", "selection", "validation", "test"], list(_means(config, rows))),
     ]
     return "\n".join(parts)
+
+
+def _shared(config: SweepConfig) -> str:
+    """What the runs of a seed have in common, as a sentence."""
+    parts = ["their teacher"] if config.base.distillation else []
+    parts += ["the losses of one supernet"] if config.base.strategy == "feasible" else []
+    return f" The runs of a seed share {' and '.join(parts)}." if parts else ""
 
 
 def _cells(row: Mapping[str, Any], shown: Sequence[Quantity]) -> list[str]:

@@ -152,3 +152,25 @@ def test_pairs_find_the_best_option(natural: bool) -> None:
 
 def test_equal_values_teach_nothing() -> None:
     assert not PairLearner(SPACE).natural_gradient(ALL[0], ALL[-1], 0.0).any()
+
+
+def test_a_pair_is_unbiased_where_genes_have_no_part() -> None:
+    """The width of a second block counts in some models only; it is drawn in all."""
+    space = SearchSpace(
+        12, 3, blocks=(1, 2), attentions=("gcn",), aggregations=("sum",), activations=("relu",), widths=(4, 8),
+        heads=(1,), shortcuts=("none",), weight_formats=("binary",), code_bits=(8,),
+    )  # fmt: skip
+    counts = [count for _, count in space.genes()]
+    models = list(product(*(range(count) for count in counts)))
+    logits = torch.from_numpy(0.3 * np.random.default_rng(3).normal(size=sum(counts))).requires_grad_()
+    rows = torch.from_numpy(one_hot(space, models, inactive=True))
+    normal = torch.cat([torch.log_softmax(part / NOISE, 0) for part in torch.split(logits, counts)])
+    chance = (rows @ normal).exp()
+    values = np.array([space.spec(one).layers[0].width + 3.0 * len(space.spec(one).layers) for one in models])
+    (chance * torch.from_numpy(values)).sum().backward()  # type: ignore[no-untyped-call]
+    learner, found = PairLearner(space), np.zeros(sum(counts))
+    for (k, one), (m, other) in product(enumerate(models), repeat=2):
+        weight = float(chance[k].detach() * chance[m].detach())
+        found += weight * learner.score_gradient(one, other, values[k] - values[m], NOISE)
+    assert logits.grad is not None and float(logits.grad.abs().max()) > 0.1
+    np.testing.assert_allclose(found, logits.grad.numpy(), atol=1e-9)
