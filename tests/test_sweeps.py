@@ -165,6 +165,18 @@ def refuse(error: str, out: Path, *arguments: object) -> str:
     return done.err
 
 
+def test_a_sweep_of_a_uniform_model_weighs_that_model(small_npz: Path, tmp_path: Path) -> None:
+    uniform = ("--strategy", "uniform", "--hidden", 4, "--epochs", 5, "--restarts", 1, "--reference-seeds", 0)
+    options = (*uniform, "--no-distillation", "--max-degree", 40, "--weight-budgets", "40B", "1KiB")
+    done = runs.lpgnas("sweep", "--quiet", "--dataset", small_npz, *options, "--out", tmp_path / "sweep")
+    assert done.code == 0, done.err
+    assert "share" not in done.out
+    small, large = rows_of(tmp_path / "sweep").values()
+    assert (small["status"], large["status"]) == ("infeasible", "done")
+    smallest = small["smallest_feasible"].removeprefix("--weight-budget ")
+    assert Budget(weights=smallest)["weight_bits"] - int(large["weight_bits"]) in range(8)
+
+
 def test_other_settings_are_refused(small_sweep: Path, small_npz: Path, tmp_path: Path) -> None:
     before = states(small_sweep)
     options = ("--dataset", small_npz, *runs.QUICK, *LIMITS)
