@@ -148,7 +148,7 @@ def test_other_strategies_run_through(strategy: str, small_npz: Path, tmp_path: 
 def test_a_uniform_model_over_its_budget_is_refused(small_npz: Path, tmp_path: Path) -> None:
     options = ("--quiet", "--dataset", small_npz, "--strategy", "uniform", "--weight-budget", "10B")
     message = refuse("run", *options, error="InfeasibleBudget", out=tmp_path / "run")
-    assert "the uniform gcn does not fit the budget (weights 10 B): it needs weight_bits" in message
+    assert "the uniform gcn does not fit the budget (weights 10 B): it needs --weight-budget " in message
 
 
 def test_a_float_search_is_refused(small_npz: Path, tmp_path: Path) -> None:
