@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 from lpgnas.components import WEIGHTS, Component
 from lpgnas.errors import ConfigError
 from lpgnas.number_formats import FIXED1, FLOAT32, FormatChoice, Rounding
 from lpgnas.registry import Registry
+from lpgnas.search_space import SearchSpace
 from lpgnas.spec import LayerSpec, ModelSpec, required_components
 
 MOST_TABLE_BITS = 8
@@ -71,6 +72,11 @@ class ModelShape:
     input_signed: bool = False
     row_normalize: bool = False
     rounding: Rounding = Rounding.HALF_EVEN
+
+    @classmethod
+    def of(cls, space: SearchSpace) -> ModelShape:
+        """The shape that all models of a search space have."""
+        return cls(**{item.name: getattr(space, item.name) for item in fields(cls)})
 
 
 Blocks = Callable[[tuple[int, ...]], tuple[LayerSpec, ...]]

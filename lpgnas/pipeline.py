@@ -326,6 +326,7 @@ class Run:
         settings = self.search_settings()
         space, budget = self.space(), config.budget()
         shared = self._shared_supernet(space)
+        self._given_hashes()  # a given file that is missing is refused before the first file is written
         files = self._save_inputs()
         self._begin_search(space)
         table = TrialTable(self.folder / CANDIDATES)
@@ -455,17 +456,9 @@ class Run:
 
     def _uniform_spec(self) -> ModelSpec:
         """The manual model with one format for weights and one for codes."""
-        config, space = self.config, self.space()
-        shape = ModelShape(
-            space.num_features,
-            space.num_classes,
-            space.input_format,
-            space.input_signed,
-            space.row_normalize,
-            space.rounding,
-        )
+        config = self.config
         formats = UniformFormats.of(config.weight_format, config.activation_bits)
-        return manual_spec(config.architecture, shape, config.hidden, formats)
+        return manual_spec(config.architecture, ModelShape.of(self.space()), config.hidden, formats)
 
     def _fixed_spec(self) -> ModelSpec | None:
         """The spec of a run that searches nothing."""

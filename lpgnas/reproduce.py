@@ -176,15 +176,7 @@ class Reproduction:
         )
 
     def _manual(self, entry: Entry, run: Run) -> Measured:
-        task, space, config = run.task(), run.space(), run.config
-        shape = ModelShape(
-            space.num_features,
-            space.num_classes,
-            space.input_format,
-            space.input_signed,
-            space.row_normalize,
-            space.rounding,
-        )
+        task, shape, config = run.task(), ModelShape.of(run.space()), run.config
         tried: list[tuple[tuple[float, float], ModelSpec, Any]] = []
         for hidden, rate, decay in product(HIDDEN, RATES, DECAYS):
             spec = manual_spec(config.architecture, shape, hidden, blocks=entry.blocks)

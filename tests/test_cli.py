@@ -145,6 +145,21 @@ def test_other_strategies_run_through(strategy: str, small_npz: Path, tmp_path: 
         assert not (tmp_path / "run/candidates.csv").exists()
 
 
+@pytest.mark.parametrize("option", ["--teacher-file", "--supernet-file"])
+def test_a_given_file_that_is_missing_is_refused(option: str, small_npz: Path, tmp_path: Path) -> None:
+    options = (
+        "--quiet",
+        "--dataset",
+        small_npz,
+        "--strategy",
+        "random",
+        "--no-distillation",
+        option,
+        tmp_path / "none",
+    )
+    assert "none" in refuse("run", *options, error="RunFolderError", out=tmp_path / "run")
+
+
 def test_a_uniform_model_over_its_budget_is_refused(small_npz: Path, tmp_path: Path) -> None:
     options = ("--quiet", "--dataset", small_npz, "--strategy", "uniform", "--weight-budget", "10B")
     message = refuse("run", *options, error="InfeasibleBudget", out=tmp_path / "run")
