@@ -33,13 +33,6 @@ def drop(values: Floats, draws: Integers, threshold: int, scale: Real, out: Floa
 
 
 @jit
-def gather(values: Floats, order: Integers, out: Floats) -> None:
-    """`out[k] = values[order[k]]`; flat arrays."""
-    for k in range(len(order)):
-        out[k] = values[order[k]]
-
-
-@jit
 def _rounded(value: Real, mode: int) -> Real:
     if mode == 0:
         return np.rint(value)
@@ -104,6 +97,66 @@ def look_up(values: Floats, scale: Real, low: int, table: Floats, out: Floats) -
     """`out = table[values * scale - low]`, entry by entry; `values * scale` are integers from `low` on."""
     for k in range(len(values)):
         out[k] = table[int(values[k] * scale) - low]
+
+
+@jit
+def mixed_cross_entropy(
+    logits: Floats,
+    labels: Integers,
+    labelled: Integers,
+    label_weight: Real,
+    soft: Floats,
+    soft_weight: Real,
+    temperature: Real,
+    gradient: Floats,
+) -> float:
+    """A weighted sum of cross-entropies with labels and with soft labels, and its gradient, in one pass.
+
+    Args:
+        logits: [N, C].
+        labels: [N] classes.
+        labelled: [N] bool, whose labels count.
+        label_weight: of each of these nodes.
+        soft: [N, C] probabilities, or [0, C] for none.
+        soft_weight: of each node.
+        temperature: that logits are divided by for the soft labels.
+        gradient: [N, C], written.
+
+    Returns:
+        The sum, added up in float64.
+    """
+    total, zero = 0.0, logits.dtype.type(0)
+    cold = logits.dtype.type(1)
+    for i in range(logits.shape[0]):
+        gradient[i] = 0
+        if labelled[i]:
+            log_sum = _log_sum(logits[i], cold)
+            total += label_weight * (log_sum - logits[i, labels[i]])
+            for c in range(logits.shape[1]):
+                gradient[i, c] += label_weight * np.exp(logits[i, c] - log_sum)
+            gradient[i, labels[i]] -= label_weight
+        if len(soft):
+            log_sum, mass, dot = _log_sum(logits[i], temperature), zero, zero
+            for c in range(logits.shape[1]):
+                mass += soft[i, c]
+                dot += soft[i, c] * logits[i, c] / temperature
+            total += soft_weight * (log_sum * mass - dot)
+            slope = soft_weight / temperature
+            for c in range(logits.shape[1]):
+                share = np.exp(logits[i, c] / temperature - log_sum)
+                gradient[i, c] += slope * (share * mass - soft[i, c])
+    return total
+
+
+@jit
+def _log_sum(row: Floats, temperature: Real) -> Real:
+    """`log(sum(exp(row / temperature)))`."""
+    largest, total = row[0], row.dtype.type(0)
+    for c in range(1, len(row)):
+        largest = max(largest, row[c])
+    for c in range(len(row)):
+        total += np.exp((row[c] - largest) / temperature)
+    return largest / temperature + np.log(total)
 
 
 @jit

@@ -7,6 +7,7 @@ depends on the graph alone (normalised adjacency, normalised feature rows, self-
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -19,7 +20,6 @@ from torch import Tensor, nn
 from lpgnas.attentions import gat
 from lpgnas.errors import LoweringError
 from lpgnas.graph import Graph
-from lpgnas.graph_tensors import csr_tensor
 from lpgnas.layers import QuantizedLayer, QuantizedModel
 from lpgnas.lowering import score_activation
 from lpgnas.operators import ACTIVATIONS, LEAKY_SLOPE, Activation
@@ -101,9 +101,25 @@ def _through(model: QuantizedModel, x: Tensor, layers: Sequence[Callable[[list[T
 # --- torch CSR ---
 
 
+def _csr_tensor(matrix: Any, dtype: torch.dtype) -> Tensor:  # noqa: ANN401 - a scipy sparse array
+    """A scipy CSR array as a torch CSR tensor."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta state", category=UserWarning)
+        warnings.filterwarnings(
+            "ignore", message="Sparse invariant checks are implicitly disabled", category=UserWarning
+        )
+        return torch.sparse_csr_tensor(
+            torch.from_numpy(matrix.indptr.astype(np.int32)),
+            torch.from_numpy(matrix.indices.astype(np.int32)),
+            torch.from_numpy(matrix.data.astype(np.float64)).to(dtype),
+            size=matrix.shape,
+            check_invariants=False,
+        )
+
+
 def csr_rival(model: QuantizedModel, graph: Graph) -> Rival:
     """The architecture as products with CSR matrices, the features' included."""
-    features = csr_tensor(_feature_rows(model, graph), torch.float32)
+    features = _csr_tensor(_feature_rows(model, graph), torch.float32)
     layers = [_CsrLayer(block, graph) for block in model.blocks]
 
     def run() -> Tensor:
@@ -132,7 +148,7 @@ class _CsrLayer:
         elif self._spec.aggregation == "mean":
             weights = 1.0 / degree[target]
         size = (graph.num_nodes, graph.num_nodes)
-        self._adjacency = csr_tensor(sparse.csr_array((weights, source, indptr), shape=size), torch.float32)
+        self._adjacency = _csr_tensor(sparse.csr_array((weights, source, indptr), shape=size), torch.float32)
 
     def _product(self, values: list[Tensor], prefix: str) -> Tensor:
         """The sources side by side times a weight; the features stay sparse."""

@@ -13,6 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from lpgnas.kernels import sparse_products
 from lpgnas.kernels import training as kernels
 from lpgnas.number_formats import Rounding
 
@@ -38,9 +39,11 @@ class Edges:
 
 
 def random_bytes(count: int, generator: torch.Generator) -> Array:
-    """`count` uniform bytes, uint8."""
-    words = torch.empty((count + 7) // 8, dtype=torch.int64).random_(-(2**63), None, generator=generator)
-    return words.numpy().view(np.uint8)[:count]
+    """`count` uniform bytes, uint8, from one draw of the generator."""
+    seed = torch.empty(1, dtype=torch.int64).random_(-(2**63), None, generator=generator)
+    words = np.empty((count + 7) // 8, np.uint64)
+    sparse_products.fill_random(seed.numpy().view(np.uint64)[0], words)
+    return words.view(np.uint8)[:count]
 
 
 def kept_share(probability: float) -> tuple[int, float]:
@@ -61,11 +64,11 @@ class _Dropout(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, value: Tensor, probability: float, generator: torch.Generator) -> Tensor:  # noqa: ANN401
         ctx.probability, ctx.draws = probability, random_bytes(value.numel(), generator)
-        return torch.from_numpy(dropped(_array(value), ctx.draws, probability))
+        return torch.from_numpy(dropped(as_array(value), ctx.draws, probability))
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:  # noqa: ANN401
-        return torch.from_numpy(dropped(_array(gradient), ctx.draws, ctx.probability)), None, None
+        return torch.from_numpy(dropped(as_array(gradient), ctx.draws, ctx.probability)), None, None
 
 
 def dropout(value: Tensor, probability: float, generator: torch.Generator | None) -> Tensor:
@@ -79,7 +82,7 @@ def dropout(value: Tensor, probability: float, generator: torch.Generator | None
 class _RoundRows(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, value: Tensor, row: Tensor, bias: Tensor, grid: tuple[int, int, int, int]) -> Tensor:  # noqa: ANN401
-        ctx.arrays = tuple(_array(part) for part in (value, row, bias))
+        ctx.arrays = tuple(as_array(part) for part in (value, row, bias))
         values, rows, biases = ctx.arrays
         real, (fraction, low, high, mode) = values.dtype.type, grid
         ctx.grid = real(2.0**fraction), real(low), real(high), mode
@@ -92,7 +95,9 @@ class _RoundRows(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, Tensor, None]:  # noqa: ANN401
         (values, rows, biases), (scale, low, high, mode) = ctx.arrays, ctx.grid
         to_values, to_bias = np.empty_like(values), np.zeros(values.shape[1], values.dtype)
-        kernels.round_rows_backward(_array(gradient), values, rows, biases, scale, low, high, mode, to_values, to_bias)
+        kernels.round_rows_backward(
+            as_array(gradient), values, rows, biases, scale, low, high, mode, to_values, to_bias
+        )
         shared = to_bias if len(biases) == len(to_bias) else to_bias.sum(keepdims=True)
         return torch.from_numpy(to_values), None, torch.from_numpy(shared), None
 
@@ -128,7 +133,7 @@ def round_rows(
 class _LookUp(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, value: Tensor, fraction: int, low: int, table: Array, slope: Array) -> Tensor:  # noqa: ANN401
-        ctx.array, ctx.grid, ctx.slope = _array(value), (fraction, low), slope
+        ctx.array, ctx.grid, ctx.slope = as_array(value), (fraction, low), slope
         return torch.from_numpy(_looked_up(ctx.array, fraction, low, table))
 
     @staticmethod
@@ -154,7 +159,7 @@ def look_up(value: Tensor, fraction: int, low: int, table: Array, slope: Array) 
 class _WeightedSum(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, weight: Tensor, value: Tensor, edges: Edges) -> Tensor:  # noqa: ANN401
-        ctx.edges, weights, values = edges, _array(weight), _array(value)
+        ctx.edges, weights, values = edges, as_array(weight), as_array(value)
         ctx.arrays = weights, values
         result = np.empty((len(edges.indptr) - 1, *values.shape[1:]), values.dtype)
         kernels.weighted_sum(edges.indptr.numpy(), edges.source.numpy(), weights, values, result)
@@ -165,14 +170,14 @@ class _WeightedSum(torch.autograd.Function):
         weights, values = ctx.arrays
         to_weight, to_value = np.empty_like(weights), np.zeros_like(values)
         indptr, source = ctx.edges.indptr.numpy(), ctx.edges.source.numpy()
-        kernels.weighted_sum_backward(indptr, source, weights, values, _array(gradient), to_weight, to_value)
+        kernels.weighted_sum_backward(indptr, source, weights, values, as_array(gradient), to_weight, to_value)
         return torch.from_numpy(to_weight), torch.from_numpy(to_value), None
 
 
 class _WeightedMax(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, weight: Tensor, value: Tensor, edges: Edges) -> Tensor:  # noqa: ANN401
-        ctx.source, weights, values = edges.source.numpy(), _array(weight), _array(value)
+        ctx.source, weights, values = edges.source.numpy(), as_array(weight), as_array(value)
         ctx.arrays = weights, values
         result = np.empty((len(edges.indptr) - 1, *values.shape[1:]), values.dtype)
         ctx.winner = np.empty(result.shape, np.int32)
@@ -183,11 +188,12 @@ class _WeightedMax(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:  # noqa: ANN401
         weights, values = ctx.arrays
         to_weight, to_value = np.zeros_like(weights), np.zeros_like(values)
-        kernels.weighted_max_backward(ctx.winner, ctx.source, weights, values, _array(gradient), to_weight, to_value)
+        kernels.weighted_max_backward(ctx.winner, ctx.source, weights, values, as_array(gradient), to_weight, to_value)
         return torch.from_numpy(to_weight), torch.from_numpy(to_value), None
 
 
-def _array(tensor: Tensor) -> Array:
+def as_array(tensor: Tensor) -> Array:
+    """The values of a tensor, C-contiguous; shared where they are so already."""
     array: Array = tensor.detach().contiguous().numpy()
     return array
 
@@ -211,7 +217,7 @@ def aggregate(edges: Edges, value: Tensor, *, weight: Tensor | None = None, larg
 class _Softmax(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, score: Tensor, edges: Edges, fraction: int, table: Array) -> tuple[Tensor, Tensor]:  # noqa: ANN401
-        ctx.indptr, ctx.score = edges.indptr.numpy(), _array(score)
+        ctx.indptr, ctx.score = edges.indptr.numpy(), as_array(score)
         real = ctx.score.dtype.type
         ctx.scale, ctx.peak, ctx.length = real(2.0**fraction), real(table[0]), len(table)
         numerator = np.empty_like(ctx.score)
@@ -222,7 +228,7 @@ class _Softmax(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, to_numerator: Tensor, to_denominator: Tensor) -> tuple[Tensor, None, None, None]:  # noqa: ANN401
         to_score = np.empty_like(ctx.score)
-        gradients = _array(to_numerator), _array(to_denominator)
+        gradients = as_array(to_numerator), as_array(to_denominator)
         kernels.softmax_backward(ctx.indptr, ctx.score, ctx.scale, ctx.peak, ctx.length, *gradients, to_score)
         return torch.from_numpy(to_score), None, None, None
 
@@ -237,4 +243,55 @@ def softmax_numerators(score: Tensor, edges: Edges, fraction: int, table: Array)
         table: numerators by distance from the largest score, in steps of the grid; 0 beyond.
     """
     result: tuple[Tensor, Tensor] = _Softmax.apply(score, edges, fraction, table)  # type: ignore[no-untyped-call]
+    return result
+
+
+@dataclass(frozen=True)
+class Targets:
+    """What logits are compared with.
+
+    Attributes:
+        labels: [N] int64 classes.
+        labelled: [N] bool, nodes whose labels count.
+        label_weight: of the mean cross-entropy over these.
+        soft: soft labels [N, C], or None.
+        soft_weight: of the mean cross-entropy with the soft labels over all nodes.
+        temperature: that logits are divided by for the soft labels.
+    """
+
+    labels: Tensor
+    labelled: Tensor
+    label_weight: float
+    soft: Tensor | None
+    soft_weight: float
+    temperature: float
+
+
+class _CrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, targets: Targets) -> Tensor:  # noqa: ANN401
+        values = as_array(logits)
+        real, labelled = values.dtype.type, targets.labelled.numpy()
+        soft = values[:0] if targets.soft is None else as_array(targets.soft).astype(values.dtype, copy=False)
+        ctx.gradient = np.empty_like(values)
+        total = kernels.mixed_cross_entropy(
+            values,
+            targets.labels.numpy(),
+            labelled,
+            real(targets.label_weight / max(1, int(labelled.sum()))),
+            soft,
+            real(targets.soft_weight / len(values)),
+            real(targets.temperature),
+            ctx.gradient,
+        )
+        return torch.tensor(total, dtype=logits.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # noqa: ANN401
+        return torch.from_numpy(ctx.gradient) * gradient, None
+
+
+def mixed_cross_entropy(logits: Tensor, targets: Targets) -> Tensor:
+    """The weighted sum of the mean cross-entropies of logits [N, C] with labels and with soft labels."""
+    result: Tensor = _CrossEntropy.apply(logits, targets)  # type: ignore[no-untyped-call]
     return result

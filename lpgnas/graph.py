@@ -7,6 +7,7 @@ taken as given: duplicates count twice, and a self-loop is an edge like any othe
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TypeAlias
 
 import numpy as np
@@ -91,6 +92,12 @@ class Graph:
     def in_degree(self) -> IntArray:
         """Incoming edges of each node [N] int64, duplicates and self-loops of the graph counted."""
         return np.bincount(self.edge_index[1], minlength=self.num_nodes).astype(np.int64)
+
+    @cached_property
+    def largest_feature(self) -> float:
+        """The largest absolute value in `x`, 0 without any."""
+        values = self.x if isinstance(self.x, np.ndarray) else self.x.data
+        return float(np.abs(values).max(initial=0.0))
 
     @property
     def max_degree(self) -> int:

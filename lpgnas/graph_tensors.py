@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -13,84 +12,95 @@ import torch
 from scipy import sparse
 from torch import Tensor
 
-from lpgnas.fused_ops import Edges, dropped, random_bytes
+from lpgnas.fused_ops import Array, Edges, as_array, kept_share, random_bytes
 from lpgnas.graph import Graph
 from lpgnas.integer_program import COEFFICIENT_BITS, ROW_FACTOR_BITS, reciprocal, rsqrt15
-from lpgnas.kernels.training import gather
+from lpgnas.kernels import sparse_products
 from lpgnas.number_formats import FixedPoint, Rounding, finest_fraction, quantize_array
 
 Product = Callable[[Tensor], Tensor]
 """Maps a matrix [F, k] to `features @ it` [N, k]."""
 
 
-def csr_tensor(matrix: Any, dtype: torch.dtype) -> Tensor:  # noqa: ANN401 - a scipy sparse array
-    """A scipy CSR array as a torch CSR tensor."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta state", category=UserWarning)
-        warnings.filterwarnings(
-            "ignore", message="Sparse invariant checks are implicitly disabled", category=UserWarning
-        )
-        return torch.sparse_csr_tensor(
-            torch.from_numpy(matrix.indptr.astype(np.int32)),
-            torch.from_numpy(matrix.indices.astype(np.int32)),
-            torch.from_numpy(matrix.data.astype(np.float64)).to(dtype),
-            size=matrix.shape,
-            check_invariants=False,
-        )
-
-
 class _CsrProduct(torch.autograd.Function):
-    """`matrix @ dense` whose gradient uses the transpose made once (torch would build it at every step)."""
+    """`matrix @ dense` with the gradient of the dense side."""
 
     @staticmethod
-    def forward(ctx: Any, dense: Tensor, matrix: Tensor, transpose: Tensor) -> Tensor:  # noqa: ANN401
-        ctx.transpose = transpose
-        return matrix @ dense
+    def forward(ctx: Any, dense: Tensor, matrix: CsrMatrix) -> Tensor:  # noqa: ANN401
+        ctx.matrix = matrix
+        return torch.from_numpy(matrix.times(as_array(dense)))
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:  # noqa: ANN401
-        return ctx.transpose @ gradient.contiguous(), None, None
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # noqa: ANN401
+        return torch.from_numpy(ctx.matrix.transpose_times(as_array(gradient))), None
 
 
+@dataclass(frozen=True)
 class CsrMatrix:
-    """A constant sparse matrix [rows, columns] for products with a dense one, with gradient to the dense side."""
+    """A constant sparse matrix for products with a dense one, with gradient to the dense side.
 
-    def __init__(self, matrix: Any, dtype: torch.dtype) -> None:  # noqa: ANN401 - a scipy sparse array
+    Attributes:
+        indptr: [rows + 1] int64, first entry of each row.
+        indices: [entries or more] int32, columns.
+        values: [entries or more] floats, or [1] where all entries are the same.
+        columns: their number.
+        transposed: the transpose, made once; or None, and a transposed product scatters rows.
+    """
+
+    indptr: Array
+    indices: Array
+    values: Array
+    columns: int
+    transposed: CsrMatrix | None = None
+
+    @classmethod
+    def of(cls, matrix: Any, dtype: torch.dtype, *, with_transpose: bool = False) -> CsrMatrix:  # noqa: ANN401 - scipy
+        """From a scipy sparse array, duplicate entries summed."""
         ordered = sparse.csr_array(matrix)
         ordered.sum_duplicates()
-        self._forward = csr_tensor(ordered, dtype)
-        # entry k of the transpose is entry order[k] of the matrix, so that dropout can drop the same ones
-        numbered = sparse.csr_array(
-            (np.arange(1, ordered.nnz + 1), ordered.indices, ordered.indptr), shape=ordered.shape
-        ).T.tocsr()
-        self._order = numbered.data.astype(np.int32) - 1
-        self._transpose = csr_tensor(ordered.T.tocsr(), dtype)
+        values = ordered.data.astype(np.float64 if dtype == torch.float64 else np.float32)
+        if len(values) and (values == values[0]).all():
+            values = values[:1].copy()
+        transposed = cls.of(ordered.T, dtype) if with_transpose else None
+        indices = ordered.indices.astype(np.int32)
+        return cls(ordered.indptr.astype(np.int64), indices, values, ordered.shape[1], transposed)
 
     def product(self, dense: Tensor) -> Tensor:
         """`self @ dense`: [columns, k] -> [rows, k]."""
-        result: Tensor = _CsrProduct.apply(dense, self._forward, self._transpose)  # type: ignore[no-untyped-call]
+        result: Tensor = _CsrProduct.apply(dense, self)  # type: ignore[no-untyped-call]
+        return result
+
+    def times(self, dense: Array) -> Array:
+        """`self @ dense`, C-contiguous [columns, k] -> [rows, k]."""
+        result = np.empty((len(self.indptr) - 1, dense.shape[1]), dense.dtype)
+        sparse_products.sum_rows(self.indptr, self.indices, self.values, dense, result)
+        return result
+
+    def transpose_times(self, dense: Array) -> Array:
+        """`self^T @ dense`, C-contiguous [rows, k] -> [columns, k]."""
+        if self.transposed is not None:
+            return self.transposed.times(dense)
+        result = np.zeros((self.columns, dense.shape[1]), dense.dtype)
+        sparse_products.add_rows(self.indptr, self.indices, self.values, dense, result)
         return result
 
     def dense(self) -> Tensor:
         """The matrix as a dense tensor [rows, columns]."""
-        return self._forward.to_dense()
+        return torch.from_numpy(self.times(np.eye(self.columns, dtype=self.values.dtype)))
 
-    def dropped(self, probability: float, generator: torch.Generator) -> Callable[[Tensor], Tensor]:
-        """`product` of this matrix with entries dropped at random and the rest scaled up, as dropout does."""
-        thinned = dropped(self._forward.values().numpy(), random_bytes(len(self._order), generator), probability)
-        turned = np.empty_like(thinned)
-        gather(thinned, self._order, turned)
-        forward, transpose = (
-            torch.sparse_csr_tensor(
-                like.crow_indices(),
-                like.col_indices(),
-                torch.from_numpy(data),
-                size=like.shape,
-                check_invariants=False,
-            )
-            for like, data in ((self._forward, thinned), (self._transpose, turned))
+    def dropped(self, probability: float, generator: torch.Generator) -> CsrMatrix:
+        """This matrix with entries dropped at random and the rest scaled up, as dropout does."""
+        threshold, factor = kept_share(probability)
+        entries = len(self.indices)
+        draws = random_bytes(entries, generator)
+        indptr, indices = np.empty_like(self.indptr), np.empty(entries + 1, np.int32)
+        scaled = self.values * self.values.dtype.type(factor)
+        values = scaled if len(scaled) <= 1 else np.empty(entries + 1, scaled.dtype)
+        position = np.empty(entries + 1, np.int64)
+        sparse_products.keep_entries(
+            self.indptr, self.indices, scaled, draws, threshold, position, indptr, indices, values
         )
-        return lambda dense: _CsrProduct.apply(dense, forward, transpose)  # type: ignore[no-untyped-call]
+        return CsrMatrix(indptr, indices, values, self.columns)
 
 
 @dataclass(frozen=True)
@@ -131,7 +141,7 @@ class GraphTensors:
         """The product with the features, row factor included; with dropped entries where a generator is given."""
         product: Product = self.features.product
         if dropout > 0.0 and generator is not None:
-            product = self.features.dropped(dropout, generator)
+            product = self.features.dropped(dropout, generator).product
         factor = self.row_factor
         return product if factor is None else lambda weight: product(weight) * factor
 
@@ -157,7 +167,7 @@ class GraphTensors:
         by_target = np.argsort(target, kind="stable")
         indptr = np.concatenate([[0], np.cumsum(degree)])
         return Neighbourhood(
-            sum=CsrMatrix(adjacency, self.dtype),
+            sum=CsrMatrix.of(adjacency, self.dtype, with_transpose=True),
             edges=Edges(*map(torch.from_numpy, (indptr, source[by_target], target[by_target]))),
             rsqrt=torch.from_numpy(rsqrt15(degree) * coefficient).to(self.dtype)[:, None],
             recip=torch.from_numpy(reciprocal(COEFFICIENT_BITS, degree) * coefficient).to(self.dtype)[:, None],
@@ -189,7 +199,7 @@ def graph_tensors(
         features.data = np.ldexp(features.data, -input_format.fraction)
     return GraphTensors(
         num_nodes=graph.num_nodes,
-        features=CsrMatrix(features, dtype),
+        features=CsrMatrix.of(features, dtype),
         row_factor=None if factor is None else torch.from_numpy(factor).to(dtype)[:, None],
         dtype=dtype,
         edge_index=graph.edge_index,
@@ -198,7 +208,5 @@ def graph_tensors(
 
 def input_fraction(graph: Graph, bits: int, *, signed: bool) -> int:
     """The finest fraction at which no feature of `graph` passes a fixed-point format of `bits`."""
-    values = graph.x if isinstance(graph.x, np.ndarray) else graph.x.data
-    largest = float(np.abs(values).max(initial=0.0))
     high = (1 << (bits - 1)) - 1 if signed else (1 << bits) - 1
-    return finest_fraction(largest, high)
+    return finest_fraction(graph.largest_feature, high)

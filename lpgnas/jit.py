@@ -43,3 +43,30 @@ class _Kernel:
 def jit(function: Function) -> Function:
     """`function` compiled at its first call for each combination of dtypes; indices are not checked."""
     return cast(Function, _Kernel(function))
+
+
+class _Lowered:
+    """A Python function that compiled kernels replace by code of its own."""
+
+    def __init__(self, function: Callable[..., Any], make_intrinsic: Callable[[], Any]) -> None:
+        self._function, self._make_intrinsic = function, make_intrinsic
+
+    def __call__(self, *arguments: Any) -> Any:  # noqa: ANN401 - only with NUMBA_DISABLE_JIT
+        return self._function(*arguments)
+
+    @cached_property
+    def _numba_type_(self) -> Any:  # noqa: ANN401 - by which Numba knows what a global name calls
+        from numba.core.registry import cpu_target
+
+        intrinsic = self._make_intrinsic()
+        cpu_target.typing_context.refresh()  # the intrinsic was registered a moment ago
+        return cpu_target.typing_context.resolve_value_type(intrinsic)
+
+
+def lowered(make_intrinsic: Callable[[], Any]) -> Callable[[Function], Function]:
+    """Marks a function for other kernels, which compiled ones replace by the intrinsic that `make_intrinsic` gives."""
+
+    def mark(function: Function) -> Function:
+        return cast(Function, _Lowered(function, make_intrinsic))
+
+    return mark

@@ -17,6 +17,7 @@ from torch.nn import functional
 
 from lpgnas.components import Component
 from lpgnas.errors import ConfigError
+from lpgnas.fused_ops import Targets, mixed_cross_entropy
 from lpgnas.graph import BoolArray, Graph
 from lpgnas.graph_tensors import GraphTensors, graph_tensors, input_fraction
 from lpgnas.layers import QuantizedModel
@@ -210,9 +211,13 @@ def _optimizer(model: QuantizedModel, settings: TrainingSettings) -> torch.optim
 
 def training_loss(logits: Tensor, data: TrainingData, settings: TrainingSettings, teacher: Tensor | None) -> Tensor:
     """Cross-entropy of the labels, mixed with the divergence from the teacher's soft labels on all nodes."""
-    labels = functional.cross_entropy(logits[data.train], data.labels[data.train])
-    if teacher is None or settings.distillation == 0.0:
-        return labels
-    student = functional.log_softmax(logits / settings.temperature, dim=1)
-    soft = -(teacher * student).sum(dim=1).mean() * settings.temperature**2
-    return (1.0 - settings.distillation) * labels + settings.distillation * soft
+    share = 0.0 if teacher is None else settings.distillation
+    targets = Targets(
+        labels=data.labels,
+        labelled=data.train,
+        label_weight=1.0 - share,
+        soft=teacher if share else None,
+        soft_weight=share * settings.temperature**2,
+        temperature=settings.temperature,
+    )
+    return mixed_cross_entropy(logits, targets)

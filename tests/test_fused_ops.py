@@ -6,12 +6,15 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from lpgnas.fused_ops import (
     Edges,
+    Targets,
     aggregate,
     dropout,
     look_up,
+    mixed_cross_entropy,
     random_bytes,
     round_rows,
     softmax_numerators,
@@ -23,7 +26,7 @@ SHAPES = ((7, 3), (1, 1), (4, 9))
 
 
 def randn(*shape: int, seed: int = 0) -> Tensor:
-    values = torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    values = torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
     return values.requires_grad_()
 
 
@@ -145,3 +148,27 @@ def test_random_bytes_are_uniform_and_repeat() -> None:
     counts = np.bincount(drawn, minlength=256)
     assert float(((counts - counts.mean()) ** 2 / counts.mean()).sum()) < 330  # chi-square, 255 degrees of freedom
     assert np.array_equal(drawn, random_bytes(100_003, torch.Generator().manual_seed(1)))
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.5])
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+def test_cross_entropy_with_labels_and_soft_labels(share: float, temperature: float) -> None:
+    logits, nodes = randn(9, 4), 9
+    labels = torch.arange(nodes) % 4
+    labelled = torch.arange(nodes) % 3 == 0
+    soft = torch.softmax(randn(9, 4, seed=3).detach(), dim=1)
+    targets = Targets(labels, labelled, 1.0 - share, soft if share else None, share * temperature**2, temperature)
+    made = mixed_cross_entropy(logits, targets)
+    student = functional.log_softmax(logits / temperature, dim=1)
+    wanted = (1.0 - share) * functional.cross_entropy(logits[labelled], labels[labelled])
+    wanted = wanted - share * temperature**2 * (soft * student).sum(dim=1).mean()
+    check_gradients(made, wanted, [logits])
+
+
+def test_cross_entropy_of_large_logits_is_finite() -> None:
+    logits = torch.tensor([[1e4, -1e4], [-1e4, 1e4]], dtype=torch.float32, requires_grad=True)
+    targets = Targets(torch.tensor([0, 0]), torch.tensor([True, True]), 1.0, None, 0.0, 1.0)
+    loss = mixed_cross_entropy(logits, targets)
+    assert float(loss.detach()) == pytest.approx(1e4)
+    loss.backward()  # type: ignore[no-untyped-call]
+    torch.testing.assert_close(logits.grad, torch.tensor([[0.0, 0.0], [-0.5, 0.5]]))

@@ -25,7 +25,7 @@ def random_matrix(rows: int, columns: int) -> np.ndarray:
 def test_a_product_and_its_gradient_are_the_dense_ones() -> None:
     matrix = random_matrix(7, 5)
     dense = torch.randn(5, 3, dtype=torch.float64, requires_grad=True)
-    made = CsrMatrix(sparse.csr_array(matrix), torch.float64).product(dense)
+    made = CsrMatrix.of(sparse.csr_array(matrix), torch.float64).product(dense)
     torch.testing.assert_close(made, torch.from_numpy(matrix) @ dense)
     weights = torch.randn(7, 3, dtype=torch.float64)
     (made * weights).sum().backward()  # type: ignore[no-untyped-call]
@@ -33,8 +33,8 @@ def test_a_product_and_its_gradient_are_the_dense_ones() -> None:
 
 
 def test_dropout_drops_the_same_entries_of_both_directions() -> None:
-    matrix = CsrMatrix(sparse.csr_array(random_matrix(40, 30)), torch.float64)
-    product = matrix.dropped(0.5, torch.Generator().manual_seed(0))
+    matrix = CsrMatrix.of(sparse.csr_array(random_matrix(40, 30)), torch.float64)
+    product = matrix.dropped(0.5, torch.Generator().manual_seed(0)).product
     eye = torch.eye(30, dtype=torch.float64, requires_grad=True)
     made = product(eye)
     full = matrix.product(torch.eye(30, dtype=torch.float64))

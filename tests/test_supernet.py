@@ -94,11 +94,11 @@ def test_training_lowers_the_loss_and_repeats() -> None:
         return True
 
     calls: list[int] = []
-    first = train_supernet(SPACE, fits, DATA, SETTINGS, 3, steps=120, on_step=lambda: calls.append(1))
+    first = train_supernet(SPACE, fits, DATA, SETTINGS, 5, steps=120, on_step=lambda: calls.append(1))
     assert len(first) == len(calls) == 120
     assert np.median([step.loss for step in first[-30:]]) < np.median([step.loss for step in first[:30]]) - 0.1
-    assert train_supernet(SPACE, fits, DATA, SETTINGS, 3, steps=20) == first[:20]
-    assert train_supernet(SPACE, fits, DATA, SETTINGS, 4, steps=20) != first[:20]
+    assert train_supernet(SPACE, fits, DATA, SETTINGS, 5, steps=20) == first[:20]
+    assert train_supernet(SPACE, fits, DATA, SETTINGS, 6, steps=20) != first[:20]
 
 
 def test_only_options_that_can_fit_are_sampled() -> None:

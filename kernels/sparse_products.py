@@ -1,0 +1,162 @@
+"""Float products of a constant CSR matrix with a dense one, for training, and the dropout of its entries.
+
+A tile of up to 16 columns of the result stays in vector registers while a row's entries are added up. Numba's own loops
+keep it in memory, which costs two to four times as much at the widths of small models. In float64 sums of grid values
+are exact, whatever their order.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from lpgnas.jit import jit, lowered
+
+Floats = Any
+"""An array of float32 or float64."""
+Integers = Any
+"""An array of integers."""
+
+TILES = (16, 8, 4, 2, 1)
+"""Widths of the tiles that a row is cut into, greedily."""
+
+
+def _tile_function(width: int, *, scatter: bool) -> Any:  # noqa: ANN401 - a function for other kernels
+    """A function `(indices, values, start, end, dense, result, row, first)` of a tile's columns from `first` on.
+
+    It sums `values[e] * dense[indices[e]]` over the entries into `result[row]`, or with `scatter` adds
+    `values[e] * dense[row]` to every `result[indices[e]]`. One value stands for all.
+    """
+
+    def function(
+        indices: Integers, values: Floats, start: int, end: int, dense: Floats, result: Floats, row: int, first: int
+    ) -> None:
+        columns = slice(first, first + width)
+        if not scatter:
+            result[row, columns] = 0
+        for e in range(start, end):
+            value = values[e if len(values) > 1 else 0]
+            if scatter:
+                result[indices[e], columns] += value * dense[row, columns]
+            else:
+                result[row, columns] += value * dense[indices[e], columns]
+
+    def make_intrinsic() -> Any:  # noqa: ANN401 - Numba is not imported before it compiles
+        from lpgnas.kernels.vector_tiles import tile_intrinsic
+
+        return tile_intrinsic(width, scatter=scatter)
+
+    return lowered(make_intrinsic)(function)
+
+
+_sum_16, _sum_8, _sum_4, _sum_2, _sum_1 = (_tile_function(width, scatter=False) for width in TILES)
+_add_16, _add_8, _add_4, _add_2, _add_1 = (_tile_function(width, scatter=True) for width in TILES)
+
+
+@jit
+def sum_rows(indptr: Integers, indices: Integers, values: Floats, dense: Floats, out: Floats) -> None:
+    """`out = matrix @ dense`.
+
+    Args:
+        indptr: [N + 1] first entry of each row.
+        indices: [entries] columns.
+        values: [entries], or [1] where all are the same.
+        dense: [M, K].
+        out: [N, K].
+    """
+    for i in range(len(indptr) - 1):
+        start, end, k = indptr[i], indptr[i + 1], 0
+        while k + 16 <= dense.shape[1]:
+            _sum_16(indices, values, start, end, dense, out, i, k)
+            k += 16
+        if k + 8 <= dense.shape[1]:
+            _sum_8(indices, values, start, end, dense, out, i, k)
+            k += 8
+        if k + 4 <= dense.shape[1]:
+            _sum_4(indices, values, start, end, dense, out, i, k)
+            k += 4
+        if k + 2 <= dense.shape[1]:
+            _sum_2(indices, values, start, end, dense, out, i, k)
+            k += 2
+        if k < dense.shape[1]:
+            _sum_1(indices, values, start, end, dense, out, i, k)
+
+
+@jit
+def add_rows(indptr: Integers, indices: Integers, values: Floats, dense: Floats, out: Floats) -> None:
+    """`out += matrix^T @ dense`, with the matrix by rows.
+
+    Args:
+        indptr: [N + 1] first entry of each row.
+        indices: [entries] columns.
+        values: [entries], or [1] where all are the same.
+        dense: [N, K].
+        out: [M, K].
+    """
+    for i in range(len(indptr) - 1):
+        start, end, k = indptr[i], indptr[i + 1], 0
+        while k + 16 <= dense.shape[1]:
+            _add_16(indices, values, start, end, dense, out, i, k)
+            k += 16
+        if k + 8 <= dense.shape[1]:
+            _add_8(indices, values, start, end, dense, out, i, k)
+            k += 8
+        if k + 4 <= dense.shape[1]:
+            _add_4(indices, values, start, end, dense, out, i, k)
+            k += 4
+        if k + 2 <= dense.shape[1]:
+            _add_2(indices, values, start, end, dense, out, i, k)
+            k += 2
+        if k < dense.shape[1]:
+            _add_1(indices, values, start, end, dense, out, i, k)
+
+
+@jit
+def fill_random(seed: np.uint64, out: Integers) -> None:
+    """Uniform 64-bit words [n] uint64: SplitMix64 (Steele et al. 2014), which has no order and so no chain of waits."""
+    for k in range(len(out)):
+        word = seed + np.uint64(k + 1) * np.uint64(0x9E3779B97F4A7C15)
+        word = (word ^ (word >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        word = (word ^ (word >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        out[k] = word ^ (word >> np.uint64(31))
+
+
+@jit
+def keep_entries(
+    indptr: Integers,
+    indices: Integers,
+    values: Floats,
+    draws: Integers,
+    threshold: int,
+    position: Integers,
+    to_indptr: Integers,
+    to_indices: Integers,
+    to_values: Floats,
+) -> None:
+    """The entries whose drawn byte reaches `threshold`, in order.
+
+    Args:
+        indptr: [N + 1] first entry of each row.
+        indices: [entries] columns.
+        values: [entries], or [1] where all are the same (they are not copied then).
+        draws: [entries] uint8.
+        threshold: 0 to 255.
+        position: [entries + 1], how many are kept before each entry.
+        to_indptr: [N + 1].
+        to_indices: [entries + 1]; only its beginning counts.
+        to_values: likewise, or [1].
+    """
+    kept = 0
+    # One loop over all rows, which are short. Entries are written whether kept or not: a branch on a random byte would
+    # be guessed wrong half the time.
+    for e in range(len(indices)):
+        to_indices[kept] = indices[e]
+        position[e] = kept
+        kept += int(draws[e] >= threshold)
+    position[len(indices)] = kept
+    for i in range(len(indptr)):
+        to_indptr[i] = position[indptr[i]]
+    if len(values) > 1:
+        for e in range(len(indices)):
+            to_values[position[e]] = values[e]
