@@ -19,6 +19,8 @@ import torch
 from benchmarks import RESULTS
 from benchmarks.differentiable import FIRST_SPLIT
 from benchmarks.strategies import Setting
+from lpgnas.adam import Adam, ParameterGroup
+from lpgnas.dropout import FRESH_EVERY, Dropout
 from lpgnas.layers import QuantizedModel
 from lpgnas.report import markdown_table
 from lpgnas.search_round import RoundSettings, SearchRound
@@ -53,16 +55,17 @@ def float_seconds(setting: Setting, sampled: list[Choices]) -> float:
     for choices in sampled:
         spec = space.spec(tuple(min(k, count - 1) for k, (_, count) in zip(choices, space.genes(), strict=True)))
         model = QuantizedModel(spec, 0)
-        graph, generator = task.data.tensors(model, stop=False), torch.Generator().manual_seed(0)
-        optimizer = torch.optim.Adam(model.parameters(), lr=task.settings.learning_rate, fused=True)
-        for _ in range(2):  # the first one warms up
-            started = time.perf_counter()
-            optimizer.zero_grad(set_to_none=True)
-            logits = model(graph, dropout=task.settings.dropout, generator=generator)
+        graph, dropout = task.data.tensors(model, stop=False), Dropout(task.settings.dropout, 0)
+        optimizer = Adam([ParameterGroup(tuple(model.parameters()), task.settings.learning_rate)])
+        for step in range(1 + FRESH_EVERY):  # the first one warms up, one of the others draws the features' entries
+            if step == 1:
+                started = time.perf_counter()
+            optimizer.zero_grad()
+            logits = model(graph, dropout=dropout)
             training_loss(logits, task.data, task.settings, task.teacher).backward()  # type: ignore[no-untyped-call]
             optimizer.step()
-            seconds = time.perf_counter() - started
-        total += seconds
+            dropout.next_step()
+        total += (time.perf_counter() - started) / FRESH_EVERY
     return total / len(sampled)
 
 

@@ -129,7 +129,6 @@ def keep_entries(
     values: Floats,
     draws: Integers,
     threshold: int,
-    position: Integers,
     to_indptr: Integers,
     to_indices: Integers,
     to_values: Floats,
@@ -142,21 +141,26 @@ def keep_entries(
         values: [entries], or [1] where all are the same (they are not copied then).
         draws: [entries] uint8.
         threshold: 0 to 255.
-        position: [entries + 1], how many are kept before each entry.
         to_indptr: [N + 1].
         to_indices: [entries + 1]; only its beginning counts.
         to_values: likewise, or [1].
     """
-    kept = 0
-    # One loop over all rows, which are short. Entries are written whether kept or not: a branch on a random byte would
-    # be guessed wrong half the time.
-    for e in range(len(indices)):
-        to_indices[kept] = indices[e]
-        position[e] = kept
-        kept += int(draws[e] >= threshold)
-    position[len(indices)] = kept
-    for i in range(len(indptr)):
-        to_indptr[i] = position[indptr[i]]
+    _pack(indices, draws, threshold, to_indices)
     if len(values) > 1:
-        for e in range(len(indices)):
-            to_values[position[e]] = values[e]
+        _pack(values, draws, threshold, to_values)
+    to_indptr[0] = 0
+    for i in range(len(indptr) - 1):
+        kept = 0
+        for e in range(indptr[i], indptr[i + 1]):
+            kept += int(draws[e] >= threshold)
+        to_indptr[i + 1] = to_indptr[i] + kept
+
+
+@jit
+def _pack(values: Integers | Floats, draws: Integers, threshold: int, out: Integers | Floats) -> None:
+    # Over all rows at once, which are short. Entries are written whether kept or not: a branch on a random byte would
+    # be guessed wrong half the time.
+    kept = 0
+    for e in range(len(values)):
+        out[kept] = values[e]
+        kept += int(draws[e] >= threshold)

@@ -33,6 +33,32 @@ def drop(values: Floats, draws: Integers, threshold: int, scale: Real, out: Floa
 
 
 @jit
+def adam_step(
+    values: Floats, gradient: Floats, mean: Floats, square: Floats, rate: Real, decay: Real, step: int
+) -> None:
+    """One step of Adam (Kingma and Ba 2015) with betas 0.9 and 0.999 and epsilon 1e-8.
+
+    Args:
+        values: [n], moved.
+        gradient: [n], to which `decay * values` is added.
+        mean: [n], running mean of the gradient.
+        square: [n], running mean of its square.
+        rate: learning rate.
+        decay: L2 penalty.
+        step: 1, 2, ...
+    """
+    one = values.dtype.type(1)
+    first, second, small = values.dtype.type(0.9), values.dtype.type(0.999), values.dtype.type(1e-8)
+    length = values.dtype.type(rate / (1.0 - 0.9**step))
+    root = values.dtype.type(1.0 / np.sqrt(1.0 - 0.999**step))
+    for k in range(len(values)):
+        slope = gradient[k] + decay * values[k]
+        mean[k] = first * mean[k] + (one - first) * slope
+        square[k] = second * square[k] + (one - second) * slope * slope
+        values[k] -= length * mean[k] / (np.sqrt(square[k]) * root + small)
+
+
+@jit
 def _rounded(value: Real, mode: int) -> Real:
     if mode == 0:
         return np.rint(value)
@@ -125,37 +151,39 @@ def mixed_cross_entropy(
     Returns:
         The sum, added up in float64.
     """
-    total, zero = 0.0, logits.dtype.type(0)
-    cold = logits.dtype.type(1)
+    total, one = 0.0, logits.dtype.type(1)
+    powers = np.empty(logits.shape[1], logits.dtype)
+    gradient[:] = 0
     for i in range(logits.shape[0]):
-        gradient[i] = 0
         if labelled[i]:
-            log_sum = _log_sum(logits[i], cold)
+            log_sum = _add_shares(logits[i], one, label_weight, powers, gradient[i])
             total += label_weight * (log_sum - logits[i, labels[i]])
-            for c in range(logits.shape[1]):
-                gradient[i, c] += label_weight * np.exp(logits[i, c] - log_sum)
             gradient[i, labels[i]] -= label_weight
         if len(soft):
-            log_sum, mass, dot = _log_sum(logits[i], temperature), zero, zero
+            mass = soft[i].sum()
+            share = soft_weight / temperature * mass
+            log_sum = _add_shares(logits[i], temperature, share, powers, gradient[i])
+            total += soft_weight * log_sum * mass
             for c in range(logits.shape[1]):
-                mass += soft[i, c]
-                dot += soft[i, c] * logits[i, c] / temperature
-            total += soft_weight * (log_sum * mass - dot)
-            slope = soft_weight / temperature
-            for c in range(logits.shape[1]):
-                share = np.exp(logits[i, c] / temperature - log_sum)
-                gradient[i, c] += slope * (share * mass - soft[i, c])
+                total -= soft_weight * soft[i, c] * logits[i, c] / temperature
+                gradient[i, c] -= soft_weight / temperature * soft[i, c]
     return total
 
 
 @jit
-def _log_sum(row: Floats, temperature: Real) -> Real:
-    """`log(sum(exp(row / temperature)))`."""
+def _add_shares(row: Floats, temperature: Real, weight: Real, powers: Floats, out: Floats) -> Real:
+    """Adds `weight * softmax(row / temperature)` to `out`; gives `log(sum(exp(row / temperature)))`.
+
+    All are [C]; `powers` is written over.
+    """
     largest, total = row[0], row.dtype.type(0)
     for c in range(1, len(row)):
         largest = max(largest, row[c])
     for c in range(len(row)):
-        total += np.exp((row[c] - largest) / temperature)
+        powers[c] = np.exp((row[c] - largest) / temperature)
+        total += powers[c]
+    for c in range(len(row)):
+        out[c] += weight / total * powers[c]
     return largest / temperature + np.log(total)
 
 

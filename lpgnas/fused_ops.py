@@ -71,9 +71,9 @@ class _Dropout(torch.autograd.Function):
         return torch.from_numpy(dropped(as_array(gradient), ctx.draws, ctx.probability)), None, None
 
 
-def dropout(value: Tensor, probability: float, generator: torch.Generator | None) -> Tensor:
-    """Dropout of every entry of `value` (any shape); nothing without a generator."""
-    if probability == 0.0 or generator is None:
+def drop(value: Tensor, probability: float, generator: torch.Generator) -> Tensor:
+    """Dropout of every entry of `value` (any shape)."""
+    if probability == 0.0:
         return value
     result: Tensor = _Dropout.apply(value, probability, generator)  # type: ignore[no-untyped-call]
     return result

@@ -96,10 +96,7 @@ class CsrMatrix:
         indptr, indices = np.empty_like(self.indptr), np.empty(entries + 1, np.int32)
         scaled = self.values * self.values.dtype.type(factor)
         values = scaled if len(scaled) <= 1 else np.empty(entries + 1, scaled.dtype)
-        position = np.empty(entries + 1, np.int64)
-        sparse_products.keep_entries(
-            self.indptr, self.indices, scaled, draws, threshold, position, indptr, indices, values
-        )
+        sparse_products.keep_entries(self.indptr, self.indices, scaled, draws, threshold, indptr, indices, values)
         return CsrMatrix(indptr, indices, values, self.columns)
 
 
@@ -137,11 +134,9 @@ class GraphTensors:
     dtype: torch.dtype
     edge_index: Any = field(repr=False)
 
-    def product(self, dropout: float = 0.0, generator: torch.Generator | None = None) -> Product:
-        """The product with the features, row factor included; with dropped entries where a generator is given."""
-        product: Product = self.features.product
-        if dropout > 0.0 and generator is not None:
-            product = self.features.dropped(dropout, generator).product
+    def product(self, features: CsrMatrix | None = None) -> Product:
+        """The product with the features, row factor included; `features` are the same with entries dropped."""
+        product = (self.features if features is None else features).product
         factor = self.row_factor
         return product if factor is None else lambda weight: product(weight) * factor
 

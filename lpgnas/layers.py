@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from lpgnas.attentions.score import EdgeScore, FloatArray, ScoreTable, fraction_name
 from lpgnas.components import Component
+from lpgnas.dropout import Dropout
 from lpgnas.errors import LoweringError
 from lpgnas.fused_ops import Edges, aggregate, look_up, round_rows, softmax_numerators
-from lpgnas.fused_ops import dropout as drop_entries
 from lpgnas.graph_tensors import GraphTensors, Neighbourhood, Product
 from lpgnas.integer_program import MAX_PROBABILITY, MAX_SCORE_FRACTION, RECIPROCAL_BITS, softmax_table
 from lpgnas.lowering import BIAS_BITS, LayerCodes, Quantized, activation_table, clamp_range, score_activation
@@ -338,23 +338,22 @@ class QuantizedModel(nn.Module):
         graph: GraphTensors,
         *,
         observe: bool = False,
-        dropout: float = 0.0,
-        generator: torch.Generator | None = None,
+        dropout: Dropout | None = None,
     ) -> Tensor:
         """Logits [N, C].
 
         Args:
             graph: features and edges.
             observe: choose all fractions anew.
-            dropout: probability of dropping each entry of what blocks read (training; needs `generator`). Every source
-                is drawn once: all blocks that read it see the same entries.
-            generator: the source of randomness of dropout.
+            dropout: what is dropped of what blocks read, in training. Every source is drawn once: all blocks that read
+                it see the same entries.
         """
-        sources = {INPUT: Source(graph.product(dropout, generator), graph.features.dense)}
+        features = None if dropout is None else dropout.features(graph.features)
+        sources = {INPUT: Source(graph.product(features), graph.features.dense)}
         value = torch.empty(0)
         for index, layer in enumerate(self.blocks):
             if index:
-                sources[index - 1] = _output_source(drop_entries(value, dropout, generator))
+                sources[index - 1] = _output_source(value if dropout is None else dropout.entries(value))
             value = layer([sources[one] for one in self.spec.sources(index)], graph, observe=observe)
         return value
 

@@ -236,7 +236,7 @@ class SearchRound:
     def _pair_step(self, noise: float, temperature: float) -> None:
         """Two models on the same dropout; the weights take the mean of both losses."""
         self._weigh_sizes(2)
-        settings, state = self._settings, self._training.generator.get_state()
+        settings = self._settings
         pair: list[Choices] = []
         losses: list[Tensor] = []
         values = []
@@ -247,7 +247,7 @@ class SearchRound:
             taps: Sequence[Tap] = ()
             if settings.gradient == "paired+mixed":
                 taps = self._taps(choices, self.controllers.gates(noised, temperature, of_weights=True))
-            self._training.generator.set_state(state)
+            self._training.dropout.repeat_step()
             logits = self._training.logits(self._space.spec(choices), taps)
             pair.append(choices)
             losses.append(self._training.loss(logits))

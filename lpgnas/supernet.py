@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 
+from lpgnas.adam import Adam, ParameterGroup
+from lpgnas.dropout import Dropout
 from lpgnas.graph_tensors import GraphTensors, input_fraction
 from lpgnas.layers import QuantizedModel, Tap, part_name
 from lpgnas.search_space import Choices, SearchSpace
@@ -64,8 +66,7 @@ class Supernet:
         spec: ModelSpec,
         graph: GraphTensors,
         *,
-        dropout: float = 0.0,
-        generator: torch.Generator | None = None,
+        dropout: Dropout | None = None,
         taps: Sequence[Tap] = (),
     ) -> Tensor:
         """Logits [N, C] of a model with the shared weights; fractions are chosen from what flows through it.
@@ -74,7 +75,6 @@ class Supernet:
             spec: the model.
             graph: features and edges.
             dropout: as in a training.
-            generator: likewise.
             taps: one for each block, or none.
         """
         model = QuantizedModel(spec, self._input_fraction)
@@ -82,9 +82,7 @@ class Supernet:
             block.tap = tap
         names = self.shared_names(model)
         slices = {name: _slice(self.parameters[names[name]], own.shape) for name, own in model.named_parameters()}
-        result: Tensor = functional_call(
-            model, slices, (graph,), {"observe": True, "dropout": dropout, "generator": generator}
-        )
+        result: Tensor = functional_call(model, slices, (graph,), {"observe": True, "dropout": dropout})
         return result
 
     def model(self, spec: ModelSpec, graph: GraphTensors) -> QuantizedModel:
@@ -128,18 +126,16 @@ class SupernetTraining:
         self, space: SearchSpace, data: TrainingData, settings: TrainingSettings, seed: int, teacher: Tensor | None
     ) -> None:
         torch.manual_seed(seed)
-        self.generator = torch.Generator().manual_seed(seed)
+        self.dropout = Dropout(settings.dropout, seed)
         fraction = input_fraction(data.graph, space.input_format.bits, signed=space.input_signed)
         self.supernet = Supernet(space, fraction)
         self.graph = data.tensors(QuantizedModel(space.spec(space.smallest()), fraction), stop=False)
         self._data, self._settings, self._teacher = data, settings, teacher
-        self._optimizer = torch.optim.Adam(self.supernet.parameters.values(), lr=settings.learning_rate, fused=True)
+        self._optimizer = Adam([ParameterGroup(tuple(self.supernet.parameters.values()), settings.learning_rate)])
 
     def logits(self, spec: ModelSpec, taps: Sequence[Tap] = ()) -> Tensor:
         """Logits [N, C] of a sampled model, with dropout."""
-        return self.supernet.logits(
-            spec, self.graph, dropout=self._settings.dropout, generator=self.generator, taps=taps
-        )
+        return self.supernet.logits(spec, self.graph, dropout=self.dropout, taps=taps)
 
     def loss(self, logits: Tensor) -> Tensor:
         """The loss of a real training."""
@@ -147,9 +143,10 @@ class SupernetTraining:
 
     def step(self, loss: Tensor) -> None:
         """One step of the shared weights."""
-        self._optimizer.zero_grad(set_to_none=True)
+        self._optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         self._optimizer.step()
+        self.dropout.next_step()
 
 
 def train_supernet(

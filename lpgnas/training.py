@@ -15,7 +15,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from lpgnas.adam import Adam, ParameterGroup
 from lpgnas.components import Component
+from lpgnas.dropout import Dropout
 from lpgnas.errors import ConfigError
 from lpgnas.fused_ops import Targets, mixed_cross_entropy
 from lpgnas.graph import BoolArray, Graph
@@ -139,7 +141,7 @@ def train_model(
         progress: called with the epoch after each one.
     """
     torch.manual_seed(seed)
-    generator = torch.Generator().manual_seed(seed)
+    dropout = Dropout(settings.dropout, seed)
     fraction = input_fraction(data.graph, spec.input_format.bits, signed=spec.input_signed)
     model = QuantizedModel(spec, fraction)
     graph, stop_graph = data.tensors(model, stop=False), data.tensors(model, stop=True)
@@ -149,10 +151,11 @@ def train_model(
     # a float model without early stopping is looked at once, at its end
     looks = settings.early_stopping or any(f != FLOAT32 for layer in spec.layers for f in layer.formats.values())
     for epoch in range(1, settings.epochs + 1):
-        optimizer.zero_grad(set_to_none=True)
-        logits = model(graph, dropout=settings.dropout, generator=generator)
+        optimizer.zero_grad()
+        logits = model(graph, dropout=dropout)
         training_loss(logits, data, settings, teacher).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
+        dropout.next_step()
         if (looks and epoch % settings.evaluate_every == 0) or epoch == settings.epochs:
             keeper.evaluate(observe=epoch <= settings.freeze_at * settings.epochs)
         if progress is not None:
@@ -197,16 +200,13 @@ class _Keeper:
         return TrainedModel(self._model, self._best[0], -self._best[1], epochs)
 
 
-def _optimizer(model: QuantizedModel, settings: TrainingSettings) -> torch.optim.Optimizer:
+def _optimizer(model: QuantizedModel, settings: TrainingSettings) -> Adam:
     # the latent weight of a binary or ternary code only votes for it: decay would shrink its scale and nothing else
     decays = model.spec.layers[0].formats[Component.LINEAR_WEIGHT].kind in ("fixed", "float32")
-    first = [p for p in model.layers[0].parameters() if p.dim() == 2 and decays]
-    rest = [p for p in model.parameters() if all(p is not q for q in first)]
-    groups: list[dict[str, object]] = [
-        {"params": first, "weight_decay": settings.weight_decay},
-        {"params": rest, "weight_decay": 0.0},
-    ]
-    return torch.optim.Adam(groups, lr=settings.learning_rate, fused=True)
+    first = tuple(p for p in model.layers[0].parameters() if p.dim() == 2 and decays)
+    rest = tuple(p for p in model.parameters() if all(p is not q for q in first))
+    rate = settings.learning_rate
+    return Adam([ParameterGroup(first, rate, settings.weight_decay), ParameterGroup(rest, rate)])
 
 
 def training_loss(logits: Tensor, data: TrainingData, settings: TrainingSettings, teacher: Tensor | None) -> Tensor:

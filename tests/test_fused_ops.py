@@ -12,7 +12,7 @@ from lpgnas.fused_ops import (
     Edges,
     Targets,
     aggregate,
-    dropout,
+    drop,
     look_up,
     mixed_cross_entropy,
     random_bytes,
@@ -134,12 +134,12 @@ def test_softmax_numerators(nodes: int, count: int) -> None:
 
 def test_dropout_scales_what_it_keeps() -> None:
     value = torch.ones(200, 100, requires_grad=True)
-    made = dropout(value, 0.25, torch.Generator().manual_seed(0))
+    made = drop(value, 0.25, torch.Generator().manual_seed(0))
     assert sorted(set(made.flatten().tolist())) == pytest.approx([0.0, 4 / 3])
     assert abs(float((made == 0).double().mean()) - 0.25) < 0.02
     made.sum().backward()  # type: ignore[no-untyped-call]
     assert value.grad is not None and value.grad.equal(made.detach())
-    assert dropout(value, 0.25, None) is value
+    assert drop(value, 0.0, torch.Generator()) is value
 
 
 def test_random_bytes_are_uniform_and_repeat() -> None:

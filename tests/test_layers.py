@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch_geometric.nn import GATConv, GCNConv
 
 from lpgnas.components import Component
+from lpgnas.dropout import Dropout
 from lpgnas.errors import LoweringError
 from lpgnas.graph import Graph
 from lpgnas.graph_tensors import graph_tensors, input_fraction
@@ -155,16 +156,16 @@ def test_observing_changes_fractions_and_evaluating_does_not() -> None:
     assert not any(name.endswith((".weight", ".bias")) for name in moved)
 
 
-def test_dropout_needs_a_generator_and_is_off_otherwise() -> None:
+def test_dropout_is_off_unless_asked_for() -> None:
     torch.manual_seed(0)
     model = QuantizedModel(runs.every_operation(), 0)
     tensors = graph_tensors(runs.small_graph(), model.input_format, model.spec.rounding, row_normalize=True)
     with torch.no_grad():
         model(tensors, observe=True)
         plain = model(tensors)
-        assert torch.equal(model(tensors, dropout=0.5), plain)
         assert torch.equal(model(tensors), plain)
-        results = [model(tensors, dropout=0.5, generator=torch.Generator().manual_seed(seed)) for seed in (1, 1, 2)]
+        assert torch.equal(model(tensors, dropout=Dropout(0.0, 1)), plain)
+        results = [model(tensors, dropout=Dropout(0.5, seed)) for seed in (1, 1, 2)]
     assert torch.equal(results[0], results[1])
     assert not torch.equal(results[0], plain)
     assert not torch.equal(results[0], results[2])
@@ -198,7 +199,7 @@ def test_a_source_is_dropped_once_for_all_its_readers() -> None:
         layer.register_forward_pre_hook(keep)
     tensors = graph_tensors(runs.small_graph(), model.input_format, model.spec.rounding, row_normalize=True)
     with torch.no_grad():
-        model(tensors, observe=True, dropout=0.5, generator=torch.Generator().manual_seed(0))
+        model(tensors, observe=True, dropout=Dropout(0.5, 0))
     assert {source: len(values) for source, values in seen.items()} == {-1: 3, 0: 2, 1: 1}
     for values in seen.values():
         assert all(torch.equal(values[0], other) for other in values)
