@@ -10,8 +10,8 @@ from lpgnas.fused_ops import drop
 from lpgnas.graph_tensors import CsrMatrix
 
 FRESH_EVERY = 4
-"""Steps between two draws of the features' entries. A draw visits every entry of the features and can cost more than the
-rest of a step; the steps between take one of the last draws once more."""
+"""Steps between two draws of the features' entries. A draw visits every entry of the features and can cost more than
+the rest of a step; the steps between take one of the last draws once more."""
 DRAWS_KEPT = 8
 """Draws that a step chooses from."""
 
