@@ -9,7 +9,7 @@ from lpgnas.errors import ConfigError
 from lpgnas.fused_ops import drop
 from lpgnas.graph_tensors import CsrMatrix
 
-FRESH_EVERY = 4
+FRESH_EVERY = 2
 """Steps between two draws of the features' entries. A draw visits every entry of the features and can cost more than
 the rest of a step; the steps between take one of the last draws once more."""
 DRAWS_KEPT = 8

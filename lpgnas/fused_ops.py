@@ -130,6 +130,23 @@ def round_rows(
     return result
 
 
+class _ScaledCodes(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, latent: Tensor, codes: Tensor, scale: float) -> Tensor:  # noqa: ANN401
+        ctx.scale = scale
+        return codes.to(latent.dtype) * scale
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:  # noqa: ANN401
+        return gradient * ctx.scale, None, None
+
+
+def scaled_codes(latent: Tensor, codes: Tensor, scale: float) -> Tensor:
+    """`codes * scale` (any shape), whose gradient passes straight to the latent codes `latent`."""
+    result: Tensor = _ScaledCodes.apply(latent, codes, scale)  # type: ignore[no-untyped-call]
+    return result
+
+
 class _LookUp(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, value: Tensor, fraction: int, low: int, table: Array, slope: Array) -> Tensor:  # noqa: ANN401

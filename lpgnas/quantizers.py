@@ -2,7 +2,7 @@
 
 A fake-quantised tensor holds values `code * 2^-fraction` of a number format. In float64 the codes are exactly those of
 `docs/integer_semantics.md`; in float32 (training) they differ at most where a sum was not exact.
-The straight-through rounding is brevitas's (`brevitas.function.ops_ste`); gradients stop where a code saturates.
+Gradients pass straight through a rounding and stop where a code saturates.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from __future__ import annotations
 import math
 
 import torch
-from brevitas.function.ops_ste import binary_sign_ste, floor_ste, round_ste, ternary_sign_ste
 from torch import Tensor
 
+from lpgnas.fused_ops import round_rows, scaled_codes
 from lpgnas.number_formats import MAX_FRACTION, FormatChoice, Rounding, finest_fraction
 
 MSE_BITS = 4
@@ -23,21 +23,9 @@ TERNARY_THRESHOLD = 0.7
 """Weights below 0.7 mean|w| become 0 (Li & Liu 2016, Ternary Weight Networks)."""
 
 
-def round_codes(scaled: Tensor, rounding: Rounding) -> Tensor:
-    """`scaled` rounded to integers, any shape and float dtype; the gradient passes straight through."""
-    if rounding is Rounding.HALF_EVEN:
-        rounded = round_ste(scaled)
-    elif rounding is Rounding.HALF_UP:
-        rounded = floor_ste(scaled + 0.5)
-    else:
-        rounded = floor_ste(scaled)
-    return rounded if isinstance(rounded, Tensor) else torch.as_tensor(rounded)
-
-
 def fake_quantize(values: Tensor, fraction: int, low: int, high: int, rounding: Rounding) -> Tensor:
     """`values` (any shape) on the grid `2^-fraction`, saturated to codes [low, high]; same shape and dtype."""
-    scale = 2.0**fraction
-    return torch.clamp(round_codes(values * scale, rounding), low, high) / scale
+    return round_rows(values.reshape(1, -1), fraction, low, high, rounding).view(values.shape)
 
 
 def code_range(bits: int, *, signed: bool) -> tuple[int, int]:
@@ -98,9 +86,6 @@ def quantize_weight(weight: Tensor, choice: FormatChoice, fraction: int) -> Tens
         return fake_quantize(weight, fraction, low, high, Rounding.HALF_EVEN)
     scale = 2.0**-fraction
     if choice.kind == "binary":
-        signs: Tensor = binary_sign_ste(weight)
-        return signs * scale
-    threshold = TERNARY_THRESHOLD * scale
-    # the clamped part is detached, so that weights inside the threshold keep their gradient
-    trits: Tensor = ternary_sign_ste(weight - weight.clamp(-threshold, threshold).detach())
-    return trits * scale
+        return scaled_codes(weight, torch.where(weight >= 0, 1.0, -1.0), scale)
+    beyond = weight.abs() > TERNARY_THRESHOLD * scale
+    return scaled_codes(weight, torch.where(beyond, weight.sign(), 0.0), scale)

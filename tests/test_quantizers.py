@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from fractions import Fraction
 
 import naive
 import numpy as np
 import pytest
 import torch
+from brevitas.function.ops_ste import binary_sign_ste, floor_ste, round_ste, ternary_sign_ste
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import Tensor
 
 from lpgnas.number_formats import FLOAT32, MAX_FRACTION, FormatChoice, Rounding
 from lpgnas.quantizers import (
@@ -18,7 +21,6 @@ from lpgnas.quantizers import (
     fake_quantize,
     quantize_weight,
     range_fraction,
-    round_codes,
     weight_fraction,
 )
 
@@ -47,7 +49,7 @@ def test_ties(rounding: Rounding) -> None:
         Rounding.HALF_UP: [-2, -1, -1, 0, 0, 0, 0, 1, 1, 2, 3],
         Rounding.FLOOR: [-3, -2, -1, -1, -1, 0, 0, 0, 0, 1, 2],
     }
-    assert round_codes(SAMPLE, rounding).tolist() == expected[rounding]
+    assert fake_quantize(SAMPLE, 0, -100, 100, rounding).tolist() == expected[rounding]
 
 
 @pytest.mark.parametrize("rounding", ROUNDINGS)
@@ -138,3 +140,26 @@ def test_weight_fractions() -> None:
     for choice in (FormatChoice("fixed", 4), FormatChoice("binary", 1), FormatChoice("ternary", 2)):
         assert weight_fraction(torch.zeros(2, 2), choice) == 0
     assert torch.equal(quantize_weight(weight, FLOAT32, 0), weight)
+
+
+def test_values_and_gradients_are_those_of_brevitas() -> None:
+    weight = torch.linspace(-2.0, 2.0, 41, dtype=torch.float64)
+    slopes = torch.arange(41, dtype=torch.float64)
+    within = 0.7 * 0.5 * torch.ones(1, dtype=torch.float64)
+
+    def check(made: Callable[[Tensor], Tensor], wanted: Callable[[Tensor], Tensor]) -> None:
+        one, other = (weight.clone().requires_grad_() for _ in range(2))
+        left, right = made(one), wanted(other)
+        assert torch.equal(left, right)
+        (left * slopes).sum().backward()  # type: ignore[no-untyped-call]
+        (right * slopes).sum().backward()  # type: ignore[no-untyped-call]
+        assert one.grad is not None and other.grad is not None and torch.equal(one.grad, other.grad)
+
+    binary, ternary, fixed = (FormatChoice.parse(name) for name in ("binary", "ternary", "fixed4"))
+    check(lambda w: quantize_weight(w, binary, 1), lambda w: binary_sign_ste(w) * 0.5)
+    check(
+        lambda w: quantize_weight(w, ternary, 1),
+        lambda w: ternary_sign_ste(w - w.clamp(-within, within).detach()) * 0.5,
+    )
+    check(lambda w: quantize_weight(w, fixed, 3), lambda w: round_ste(w * 8).clamp(-8, 7) / 8)
+    check(lambda w: fake_quantize(w, 2, -8, 7, Rounding.FLOOR), lambda w: floor_ste(w * 4).clamp(-8, 7) / 4)
