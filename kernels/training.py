@@ -22,6 +22,8 @@ Real = Any
 
 MODES = {Rounding.HALF_EVEN: 0, Rounding.HALF_UP: 1, Rounding.FLOOR: 2}
 """Numbers of the rounding modes."""
+UNROUNDED = 3
+"""Instead of one of them: clamp only."""
 
 
 @jit
@@ -64,7 +66,9 @@ def _rounded(value: Real, mode: int) -> Real:
         return np.rint(value)
     if mode == 1:
         return np.floor(value + 0.5)
-    return np.floor(value)
+    if mode == 2:
+        return np.floor(value)
+    return value
 
 
 @jit
@@ -80,7 +84,7 @@ def round_rows(
         scale: `2^fraction`.
         low: smallest code.
         high: largest code.
-        mode: of `MODES`.
+        mode: of `MODES`, or `UNROUNDED`.
         out: [N, K].
     """
     step = values.dtype.type(1) / scale

@@ -81,7 +81,7 @@ def drop(value: Tensor, probability: float, generator: torch.Generator) -> Tenso
 
 class _RoundRows(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, value: Tensor, row: Tensor, bias: Tensor, grid: tuple[int, int, int, int]) -> Tensor:  # noqa: ANN401
+    def forward(ctx: Any, value: Tensor, row: Tensor, bias: Tensor, grid: tuple[int, float, float, int]) -> Tensor:  # noqa: ANN401
         ctx.arrays = tuple(as_array(part) for part in (value, row, bias))
         values, rows, biases = ctx.arrays
         real, (fraction, low, high, mode) = values.dtype.type, grid
@@ -123,9 +123,20 @@ def round_rows(
         row: [N, 1] constant factors, or None for 1.
         bias: [K], or None for 0.
     """
+    return _on_rows(value, row, bias, (fraction, low, high, kernels.MODES[rounding]))
+
+
+def clamp_rows(
+    value: Tensor, low: float | None, high: float | None, *, row: Tensor | None = None, bias: Tensor | None = None
+) -> Tensor:
+    """`value * row + bias` within [low, high], where None is no bound; the arguments are those of `round_rows`."""
+    bounds = (-np.inf if low is None else low, np.inf if high is None else high)
+    return _on_rows(value, row, bias, (0, *bounds, kernels.UNROUNDED))
+
+
+def _on_rows(value: Tensor, row: Tensor | None, bias: Tensor | None, grid: tuple[int, float, float, int]) -> Tensor:
     row = value.new_ones(1) if row is None else row.reshape(-1)
     bias = value.new_zeros(1) if bias is None else bias
-    grid = (fraction, low, high, kernels.MODES[rounding])
     result: Tensor = _RoundRows.apply(value, row, bias, grid)  # type: ignore[no-untyped-call]
     return result
 

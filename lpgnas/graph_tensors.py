@@ -123,8 +123,9 @@ class GraphTensors:
 
     Attributes:
         num_nodes: N.
-        features: codes times `2^-fraction` [N, F]; bare codes where rows are normalised. Unquantised for a float input.
-        row_factor: [N, 1], `row24(sum of codes) * 2^-24`, or None without row normalisation.
+        features: codes times `2^-fraction` [N, F]; bare codes where rows are normalised. For a float input as they are,
+            rows normalised.
+        row_factor: [N, 1], `row24(sum of codes) * 2^-24`, or None without row normalisation and for a float input.
         dtype: of every tensor, float32 to train and float64 to compare.
     """
 
@@ -187,7 +188,7 @@ def graph_tensors(
     features = sparse.csr_array((data, features.indices, features.indptr), shape=features.shape)
     sums = np.asarray(features.sum(axis=1)).reshape(-1)
     if row_normalize and input_format is None:
-        factor = np.where(sums > 0, 1.0 / np.where(sums > 0, sums, 1.0), 0.0)
+        features = sparse.diags_array(np.where(sums > 0, 1.0 / np.where(sums > 0, sums, 1.0), 0.0)) @ features
     elif row_normalize:
         factor = reciprocal(ROW_FACTOR_BITS, sums.astype(np.int64)) * 2.0**-ROW_FACTOR_BITS
     elif input_format is not None:

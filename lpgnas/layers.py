@@ -18,7 +18,7 @@ from lpgnas.attentions.score import EdgeScore, FloatArray, ScoreTable, fraction_
 from lpgnas.components import Component
 from lpgnas.dropout import Dropout
 from lpgnas.errors import LoweringError
-from lpgnas.fused_ops import Edges, aggregate, look_up, round_rows, softmax_numerators
+from lpgnas.fused_ops import Edges, aggregate, clamp_rows, look_up, round_rows, softmax_numerators
 from lpgnas.graph_tensors import GraphTensors, Neighbourhood, Product
 from lpgnas.integer_program import MAX_PROBABILITY, MAX_SCORE_FRACTION, RECIPROCAL_BITS, softmax_table
 from lpgnas.lowering import BIAS_BITS, LayerCodes, Quantized, activation_table, clamp_range, score_activation
@@ -293,6 +293,8 @@ class QuantizedLayer(nn.Module):
     def _activate(self, total: Tensor, row: Tensor | None, *, observe: bool) -> Tensor:
         """The activation of `total` [N, width] times `row` [N, 1] plus the bias."""
         choice = self._choice(self.output)
+        if choice == FLOAT32 and self.activation.function is None:
+            return clamp_rows(total, self.activation.low, self.activation.high, row=row, bias=self.bias)
         if choice == FLOAT32:
             return _real_activation(self.activation, _scaled(total, row) + self.bias)
         if observe:

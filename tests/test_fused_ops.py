@@ -13,6 +13,7 @@ from lpgnas.fused_ops import (
     Edges,
     Targets,
     aggregate,
+    clamp_rows,
     drop,
     look_up,
     mixed_cross_entropy,
@@ -68,6 +69,14 @@ def test_rounding_of_rows(shape: tuple[int, int], rounding: Rounding) -> None:
     assert fused.equal(plain)
     check_gradients(fused, plain, [value, bias])
     check_gradients(round_rows(value, -1, 0, 5, rounding), plainly_rounded(value, -1, 0, 5, rounding), [value])
+
+
+def test_clamped_rows() -> None:
+    value, bias = randn(7, 3), randn(3, seed=1)
+    row = randn(7, 1, seed=2).detach()
+    check_gradients(clamp_rows(value, 0.0, None, row=row, bias=bias), (value * row + bias).relu(), [value, bias])
+    check_gradients(clamp_rows(value, -0.5, 0.5, bias=bias), (value + bias).clamp(-0.5, 0.5), [value, bias])
+    check_gradients(clamp_rows(value, None, None, row=row), value * row, [value])
 
 
 def test_rounding_of_ties() -> None:

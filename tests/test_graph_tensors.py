@@ -82,14 +82,14 @@ def test_features_are_the_codes_of_the_semantics(storage: str, rounding: Roundin
     assert (normal.row_factor[:, 0] * 2**24).tolist() == [naive.reciprocal(24, int(t)) for t in codes.sum(axis=1)]
 
 
-def test_float_features_are_left_as_they_are() -> None:
+def test_float_features_are_not_rounded() -> None:
     graph = runs.small_graph()
-    made = graph_tensors(graph, None, Rounding.FLOOR, row_normalize=True)
     eye = torch.eye(runs.FEATURES)
-    assert np.array_equal(made.features.product(eye).numpy(), graph.x)
-    assert made.row_factor is not None
-    sums = np.asarray(graph.x).sum(axis=1)
-    assert np.allclose(made.row_factor[:, 0].numpy() * sums, sums > 0)
+    plain, normal = (graph_tensors(graph, None, Rounding.FLOOR, row_normalize=normalize) for normalize in (False, True))
+    assert np.array_equal(plain.features.product(eye).numpy(), graph.x)
+    sums = np.asarray(graph.x).sum(axis=1, keepdims=True)
+    assert (sums == 0).any() and normal.row_factor is None
+    np.testing.assert_allclose(normal.features.product(eye).numpy(), graph.x / np.where(sums > 0, sums, 1), rtol=1e-6)
 
 
 @pytest.mark.parametrize(
