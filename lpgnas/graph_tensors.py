@@ -13,7 +13,7 @@ from scipy import sparse
 from torch import Tensor
 
 from lpgnas.fused_ops import Array, Edges, as_array, kept_share, random_bytes
-from lpgnas.graph import Graph
+from lpgnas.graph import BoolArray, Graph, IntArray
 from lpgnas.integer_program import COEFFICIENT_BITS, ROW_FACTOR_BITS, reciprocal, rsqrt15
 from lpgnas.kernels import sparse_products
 from lpgnas.number_formats import FixedPoint, Rounding, finest_fraction, quantize_array
@@ -88,6 +88,14 @@ class CsrMatrix:
         """The matrix as a dense tensor [rows, columns]."""
         return torch.from_numpy(self.times(np.eye(self.columns, dtype=self.values.dtype)))
 
+    def rows(self, kept: IntArray) -> CsrMatrix:
+        """The matrix of the rows `kept` [N'], ascending."""
+        count = np.diff(self.indptr)[kept]
+        indptr = np.concatenate([[0], np.cumsum(count)])
+        entries = np.arange(indptr[-1]) + np.repeat(self.indptr[kept] - indptr[:-1], count)
+        values = self.values if len(self.values) <= 1 else self.values[entries]
+        return CsrMatrix(indptr, self.indices[entries], values, self.columns)
+
     def dropped(self, probability: float, generator: torch.Generator) -> CsrMatrix:
         """This matrix with entries dropped at random and the rest scaled up, as dropout does."""
         threshold, factor = kept_share(probability)
@@ -127,13 +135,16 @@ class GraphTensors:
             rows normalised.
         row_factor: [N, 1], `row24(sum of codes) * 2^-24`, or None without row normalisation and for a float input.
         dtype: of every tensor, float32 to train and float64 to compare.
+        edge_index: [2, E] sources and targets.
+        in_degree: [N] edges that end in each node, of the whole graph where this is a part of it.
     """
 
     num_nodes: int
     features: CsrMatrix
     row_factor: Tensor | None
     dtype: torch.dtype
-    edge_index: Any = field(repr=False)
+    edge_index: IntArray = field(repr=False)
+    in_degree: IntArray = field(repr=False)
 
     def product(self, features: CsrMatrix | None = None) -> Product:
         """The product with the features, row factor included; `features` are the same with entries dropped."""
@@ -151,23 +162,56 @@ class GraphTensors:
         """E' = E."""
         return self._neighbourhood(self_loops=False)
 
+    def around(self, nodes: BoolArray, hops: int) -> GraphPart:
+        """The part of the graph that the outputs of `nodes` [N] depend on through `hops` >= 1 blocks."""
+        source, target = self.edge_index
+        read = inner = nodes
+        for _ in range(hops):
+            inner, read = read, read.copy()
+            read[source[inner[target]]] = True
+        kept = np.flatnonzero(read)
+        position = np.cumsum(read) - 1
+        edges = inner[target]
+        part = GraphTensors(
+            num_nodes=len(kept),
+            features=self.features.rows(kept),
+            row_factor=None if self.row_factor is None else self.row_factor[torch.from_numpy(kept)],
+            dtype=self.dtype,
+            edge_index=np.stack([position[source[edges]], position[target[edges]]]),
+            in_degree=self.in_degree[kept],
+        )
+        return GraphPart(part, kept)
+
     def _neighbourhood(self, *, self_loops: bool) -> Neighbourhood:
         source, target = self.edge_index
         if self_loops:
             nodes = np.arange(self.num_nodes, dtype=np.int64)
             source, target = np.concatenate([source, nodes]), np.concatenate([target, nodes])
-        degree = np.bincount(target, minlength=self.num_nodes).astype(np.int64)
+        degree = self.in_degree + int(self_loops)
         size = (self.num_nodes, self.num_nodes)
         adjacency = sparse.csr_array(sparse.coo_array((np.ones(len(source)), (target, source)), shape=size))
         coefficient = 2.0**-COEFFICIENT_BITS
         by_target = np.argsort(target, kind="stable")
-        indptr = np.concatenate([[0], np.cumsum(degree)])
+        indptr = np.concatenate([[0], np.cumsum(np.bincount(target, minlength=self.num_nodes))])
         return Neighbourhood(
             sum=CsrMatrix.of(adjacency, self.dtype, with_transpose=True),
             edges=Edges(*map(torch.from_numpy, (indptr, source[by_target], target[by_target]))),
             rsqrt=torch.from_numpy(rsqrt15(degree) * coefficient).to(self.dtype)[:, None],
             recip=torch.from_numpy(reciprocal(COEFFICIENT_BITS, degree) * coefficient).to(self.dtype)[:, None],
         )
+
+
+@dataclass(frozen=True)
+class GraphPart:
+    """A part of a graph, in which the outputs of some nodes are those that they have in the whole graph.
+
+    Attributes:
+        tensors: of the part.
+        nodes: [N'] int64, ascending: its nodes as the whole graph counts them.
+    """
+
+    tensors: GraphTensors
+    nodes: IntArray
 
 
 def graph_tensors(
@@ -199,6 +243,7 @@ def graph_tensors(
         row_factor=None if factor is None else torch.from_numpy(factor).to(dtype)[:, None],
         dtype=dtype,
         edge_index=graph.edge_index,
+        in_degree=graph.in_degree,
     )
 
 

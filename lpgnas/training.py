@@ -21,7 +21,7 @@ from lpgnas.dropout import Dropout
 from lpgnas.errors import ConfigError
 from lpgnas.fused_ops import Targets, mixed_cross_entropy
 from lpgnas.graph import BoolArray, Graph
-from lpgnas.graph_tensors import GraphTensors, graph_tensors, input_fraction
+from lpgnas.graph_tensors import GraphPart, GraphTensors, graph_tensors, input_fraction
 from lpgnas.layers import QuantizedModel
 from lpgnas.number_formats import FLOAT32
 from lpgnas.spec import ModelSpec
@@ -84,16 +84,32 @@ class TrainingData:
     stop_labels: Tensor
     stop: Tensor
     _cache: dict[object, GraphTensors] = field(default_factory=dict, repr=False, compare=False)
+    _parts: dict[object, GraphPart] = field(default_factory=dict, repr=False, compare=False)
 
     def tensors(self, model: QuantizedModel, *, stop: bool) -> GraphTensors:
         """The training or stopping graph with its features in the model's input format (kept for the next model)."""
         graph = self.stop_graph if stop and self.stop_graph is not self.graph else self.graph
-        key = (graph is self.graph, model.input_format, model.spec.rounding, model.spec.row_normalize)
+        key = self._key(model, stop=stop)
         if key not in self._cache:
             self._cache[key] = graph_tensors(
                 graph, model.input_format, model.spec.rounding, row_normalize=model.spec.row_normalize
             )
         return self._cache[key]
+
+    def part(self, model: QuantizedModel, *, stop: bool) -> GraphPart:
+        """What the labelled nodes (or those of early stopping) see of it through the model's blocks (kept likewise).
+
+        With few labels that is a small part of a graph, and a training without a teacher needs no more.
+        """
+        key = (*self._key(model, stop=stop), stop, len(model.layers))
+        if key not in self._parts:
+            nodes = (self.stop if stop else self.train).numpy()
+            self._parts[key] = self.tensors(model, stop=stop).around(nodes, len(model.layers))
+        return self._parts[key]
+
+    def _key(self, model: QuantizedModel, *, stop: bool) -> tuple[object, ...]:
+        first = not stop or self.stop_graph is self.graph
+        return first, model.input_format, model.spec.rounding, model.spec.row_normalize
 
 
 def transductive_data(graph: Graph, train: BoolArray, stop: BoolArray) -> TrainingData:
@@ -144,16 +160,18 @@ def train_model(
     dropout = Dropout(settings.dropout, seed)
     fraction = input_fraction(data.graph, spec.input_format.bits, signed=spec.input_signed)
     model = QuantizedModel(spec, fraction)
-    graph, stop_graph = data.tensors(model, stop=False), data.tensors(model, stop=True)
+    whole = teacher is not None and settings.distillation > 0.0
+    part = None if whole else data.part(model, stop=False)
+    graph = data.tensors(model, stop=False) if part is None else part.tensors
     optimizer = _optimizer(model, settings)
-    keeper = _Keeper(model, data, graph, stop_graph, early_stopping=settings.early_stopping)
+    keeper = _Keeper(model, data, early_stopping=settings.early_stopping)
     keeper.evaluate(observe=True)
     # a float model without early stopping is looked at once, at its end
     looks = settings.early_stopping or any(f != FLOAT32 for layer in spec.layers for f in layer.formats.values())
     for epoch in range(1, settings.epochs + 1):
         optimizer.zero_grad()
         logits = model(graph, dropout=dropout)
-        training_loss(logits, data, settings, teacher).backward()  # type: ignore[no-untyped-call]
+        training_loss(logits, data, settings, teacher, part).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         dropout.next_step()
         if (looks and epoch % settings.evaluate_every == 0) or epoch == settings.epochs:
@@ -170,22 +188,24 @@ class _Keeper:
         self,
         model: QuantizedModel,
         data: TrainingData,
-        graph: GraphTensors,
-        stop_graph: GraphTensors,
         *,
         early_stopping: bool,
     ) -> None:
-        self._model, self._data, self._graph, self._stop_graph = model, data, graph, stop_graph
-        self._early_stopping = early_stopping
+        self._model, self._data, self._early_stopping = model, data, early_stopping
         self._best: tuple[float, float] | None = None
         self._state: dict[str, Tensor] = {}
 
     def evaluate(self, *, observe: bool) -> None:
-        same = self._stop_graph is self._graph
+        data, model = self._data, self._model
         with torch.no_grad():
-            if observe and not same:  # fractions come from the nodes that training may see
-                self._model(self._graph, observe=True)
-            logits = self._model(self._stop_graph, observe=observe and same)[self._data.stop]
+            observe = observe and not model.spec.is_float
+            if observe:  # fractions come from the nodes that training may see
+                logits = model(data.tensors(model, stop=False), observe=True)
+            if observe and data.stop_graph is data.graph:
+                logits = logits[data.stop]
+            else:
+                part = data.part(model, stop=True)
+                logits = model(part.tensors)[data.stop[torch.from_numpy(part.nodes)]]
         labels = self._data.stop_labels[self._data.stop]
         accuracy = float((logits.argmax(dim=1) == labels).double().mean())
         loss = float(functional.cross_entropy(logits, labels))
@@ -209,12 +229,27 @@ def _optimizer(model: QuantizedModel, settings: TrainingSettings) -> Adam:
     return Adam([ParameterGroup(first, rate, settings.weight_decay), ParameterGroup(rest, rate)])
 
 
-def training_loss(logits: Tensor, data: TrainingData, settings: TrainingSettings, teacher: Tensor | None) -> Tensor:
-    """Cross-entropy of the labels, mixed with the divergence from the teacher's soft labels on all nodes."""
+def training_loss(
+    logits: Tensor,
+    data: TrainingData,
+    settings: TrainingSettings,
+    teacher: Tensor | None,
+    part: GraphPart | None = None,
+) -> Tensor:
+    """Cross-entropy of the labels, mixed with the divergence from the teacher's soft labels on all nodes.
+
+    Args:
+        logits: [N, C] of the training graph, or [N', C] of a part of it.
+        data: labels and nodes.
+        settings: share and temperature of the teacher.
+        teacher: soft labels [N, C], or None.
+        part: whose nodes the logits are of; there is no teacher then.
+    """
     share = 0.0 if teacher is None else settings.distillation
+    nodes = slice(None) if part is None else torch.from_numpy(part.nodes)
     targets = Targets(
-        labels=data.labels,
-        labelled=data.train,
+        labels=data.labels[nodes],
+        labelled=data.train[nodes],
         label_weight=1.0 - share,
         soft=teacher if share else None,
         soft_weight=share * settings.temperature**2,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import naive
@@ -14,6 +15,7 @@ from scipy import sparse
 
 from lpgnas.graph import Graph
 from lpgnas.graph_tensors import CsrMatrix, graph_tensors, input_fraction
+from lpgnas.layers import QuantizedModel
 from lpgnas.number_formats import FixedPoint, Rounding
 
 
@@ -111,3 +113,27 @@ def test_input_fraction(largest: float, bits: int, signed: bool, fraction: int, 
     x = np.array([[0.0, -largest if signed else largest]], dtype=np.float32)
     graph = Graph("g", storage(x), np.zeros((2, 0), dtype=np.int64))
     assert input_fraction(graph, bits, signed=signed) == fraction
+
+
+@pytest.mark.parametrize("hops", [1, 2, 3])
+def test_the_part_around_some_nodes_gives_them_the_same_outputs(hops: int) -> None:
+    graph, spec = runs.small_graph(), runs.every_operation()
+    spec = replace(spec, layers=(*spec.layers[: hops - 1], spec.layers[-1]))
+    torch.manual_seed(0)
+    model = QuantizedModel(spec, 0)
+    whole = graph_tensors(graph, model.input_format, spec.rounding, row_normalize=True)
+    nodes = np.zeros(graph.num_nodes, bool)
+    nodes[[3, 17]] = True
+    part = whole.around(nodes, hops)
+    assert 2 <= len(part.nodes) < graph.num_nodes and nodes[part.nodes].sum() == 2
+    with torch.no_grad():
+        wanted = model(whole, observe=True)[nodes]
+        assert torch.equal(model(part.tensors)[nodes[part.nodes]], wanted)
+
+
+def test_rows_of_a_matrix() -> None:
+    matrix = sparse.csr_array(random_matrix(9, 4))
+    kept = np.array([0, 3, 4, 8])
+    for one in (matrix, (matrix != 0).astype(np.float64)):
+        made = CsrMatrix.of(one, torch.float64).rows(kept)
+        assert np.array_equal(made.dense().numpy(), one.toarray()[kept])
