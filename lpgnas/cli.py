@@ -110,7 +110,7 @@ def _parser() -> argparse.ArgumentParser:
     made.add_argument("--seeds", nargs="+", type=int, help="each: of search and training")
     made.add_argument("--out", type=Path, required=True, help="the sweep folder")
     made = _command(commands, "reproduce", "a table of models over graphs and seeds; it goes on", _reproduce)
-    made.add_argument("table", help="public (public split), citation or amazon (fully supervised)")
+    made.add_argument("table", help="public (public split), citation, amazon, large, pareto or statistics (full)")
     made.add_argument("--out", type=Path, required=True, help="folder of the table's CSV, Markdown and figure")
     made.add_argument("--work", type=Path, help="folder of the run folders; default: `runs` in --out")
     made.add_argument("--seeds", type=int, default=0, help="how many; default: the table's own number")

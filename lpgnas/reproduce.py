@@ -155,8 +155,8 @@ class Reproduction:
             return
         about = ""
         if left:
-            minutes = sum(self._seconds(entry, seed) for seed, entry in left) / 60
-            about = f", about {minutes:.0f} minutes" if minutes < 600 else f", about {minutes / 60:.0f} hours"
+            minutes = max(1.0, sum(self._seconds(entry, seed) for seed, entry in left) / 60)
+            about = f", about {minutes:.0f} min" if minutes < 600 else f", about {minutes / 60:.0f} hours"
             about += " by the rows that are done and by the time of a training step"
         self._stream.write(f"{self.table.title}: {len(left)} of {wanted} rows to measure{about}\n")
 
@@ -169,7 +169,8 @@ class Reproduction:
             if len(alike):
                 return float(alike.median())
             if len(here):
-                return float((here["seconds"] / here["steps"].clip(lower=1)).median()) * self._steps(entry)
+                steps = here["model"].map({one.model: self._steps(one) for one in self.table.entries})
+                return float((here["seconds"] / steps).median()) * self._steps(entry)
         if dataset not in self._paces:
             self._paces[dataset] = self._pace(entry.seeded(seed))
         return FIXED_SECONDS + self._paces[dataset] * self._steps(entry)

@@ -166,6 +166,16 @@ ANY_BITS = replace(
 UNLIMITED = "LPGNAS, any bits"
 
 
+def unsearched(label: str) -> str:
+    """The line of a uniform GCN-16 with the formats `label`."""
+    return f"GCN-16 {label}, no search"
+
+
+def searched(label: str) -> str:
+    """The line of a searched model within its sizes."""
+    return f"LPGNAS within {label} of GCN-16"
+
+
 def _statistics(sizes: dict[str, dict[str, tuple[str, str]]]) -> Iterator[Entry]:
     """What formats a search chooses, and what W4A8 and less are worth with and without it."""
     for dataset, limits in sizes.items():
@@ -175,10 +185,10 @@ def _statistics(sizes: dict[str, dict[str, tuple[str, str]]]) -> Iterator[Entry]
         uniform = replace(PLAIN, dataset=dataset, protocol="full", strategy="uniform", architecture="gcn", hidden=16)
         for label, (weight, bits) in GCN16.items():
             config = replace(uniform, weight_format=weight, activation_bits=bits)
-            yield Entry(f"GCN-16 {label}, no search", "run", config, family="quantised")
+            yield Entry(unsearched(label), "run", config, family="quantised")
         for label, (weights, buffers) in limits.items():
             limited = replace(plain, weight_budget=weights, buffer_budget=buffers)
-            yield Entry(f"LPGNAS within {label} of GCN-16", "run", limited, family="lpgnas")
+            yield Entry(searched(label), "run", limited, family="lpgnas")
 
 
 # Cora is the embedded graph: the same one as planetoid/Cora in another order, which has no public split and needs none.

@@ -105,7 +105,7 @@ def test_the_time_is_told_before_it_starts(small: Table, measured: Path, tmp_pat
     stream = io.StringIO()
     Reproduction("small", tmp_path, tmp_path / "work", stream=stream).run(1, only=("JKNet",))
     told = stream.getvalue().splitlines()[0]
-    assert re.fullmatch(r"A small table: 1 of 1 rows to measure, about \d+ minutes by the rows that are done .*", told)
+    assert re.fullmatch(r"A small table: 1 of 1 rows to measure, about \d+ min by the rows that are done .*", told)
     stream = io.StringIO()
     Reproduction("small", measured, tmp_path / "none", stream=stream).run()
     assert stream.getvalue().splitlines()[0] == "A small table: 0 of 10 rows to measure"

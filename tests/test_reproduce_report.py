@@ -107,3 +107,17 @@ def test_the_statistics_table_says_which_bits_were_chosen() -> None:
     assert f"## Chosen bit-widths of `{UNLIMITED}`" in text
     assert re.search(r"^\| linear_weight \| 100 % \|", text, re.MULTILINE)
     assert re.search(r"^\| message \| 0 % \|", text, re.MULTILINE)
+
+
+def test_the_w4a8_claim_is_a_paired_difference() -> None:
+    table = TABLES.get("statistics")
+    rows = made_up(table, 3)
+    at = (rows["dataset"] == "cora") & (rows["model"] == "GCN-16 W2A8, no search")
+    full = rows[(rows["dataset"] == "cora") & (rows["model"] == "GCN-16 W8A8, no search")]
+    within = rows["model"] == "LPGNAS within W2A8 of GCN-16"
+    rows.loc[at, "test_accuracy"] = full["test_accuracy"].to_numpy() - [0.01, 0.02, 0.03]
+    rows.loc[(rows["dataset"] == "cora") & within, "test_accuracy"] = rows.loc[at, "test_accuracy"].to_numpy() + 0.005
+    text = report(table, rows[~((rows["dataset"] == "amazon/Photo") & within)])
+    assert "| cora | W2A8 | -2.0 ± 1.0 | +0.5 ± 0.0 |" in text
+    assert re.search(r"^\| cora \| W2A4 \| [-+0-9.]+ ± 0.0 \|  \|$", text, re.MULTILINE)
+    assert re.search(r"^\| amazon/Photo \| W2A8 \| [-+0-9.]+ ± 0.0 \|  \|$", text, re.MULTILINE)
