@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -56,6 +56,12 @@ class _Held:
 def saved_tensors() -> Iterator[Peak]:
     """Count what is saved inside the context."""
     peak = Peak()
-    unpack: Callable[[_Held], Tensor] = lambda held: held.tensor  # noqa: E731
-    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: _Held(tensor, peak), unpack):
+
+    def pack(tensor: Tensor) -> _Held:
+        return _Held(tensor, peak)
+
+    def unpack(held: _Held) -> Tensor:
+        return held.tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, unpack):
         yield peak
