@@ -158,6 +158,7 @@ def test_a_run_over_a_narrowed_space(small_npz: Path, tmp_path: Path) -> None:
         assert {fmt.bits for part, fmt in layer.formats.items() if part is not Component.LINEAR_WEIGHT} <= {6, 8}
     kept = RunConfig.from_toml((tmp_path / "run/config.toml").read_text())
     assert kept.blocks == (2, 3) and kept.routes and kept.attentions == ("self", "gcn")
+    assert "<td>self, gcn</td>" in (tmp_path / "run/report.html").read_text()
     again = runs.lpgnas("run", *options, *flags, "--weight-formats", "fixed4", "--out", tmp_path / "run")
     assert again.code == 0, again.err
 
