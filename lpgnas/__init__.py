@@ -1,7 +1,7 @@
 """lpgnas: search, train and deploy low-precision graph neural networks, bit-true from PyTorch to ONNX.
 
-`search`, `run`, `sweep` and `open_run` are the command line as Python calls; see `lpgnas.api`. The package imports
-lazily: a machine without torch can run, check and export an integer program.
+`search`, `run`, `sweep`, `space` and `open_run` are the command line as Python calls; see `lpgnas.api`. The
+package imports lazily: a machine without torch can run, check and export an integer program.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from lpgnas.api import RunResult, SweepResult, open_run, run, search, sweep
+    from lpgnas.api import RunResult, SweepResult, open_run, run, search, space, sweep
     from lpgnas.budget import Budget
     from lpgnas.graph import Graph
 
-__all__ = ["Budget", "Graph", "RunResult", "SweepResult", "__version__", "open_run", "run", "search", "sweep"]
+__all__ = ["Budget", "Graph", "RunResult", "SweepResult", "__version__", "open_run", "run", "search", "space", "sweep"]
 __version__ = "0.1.0"
 
 _HOMES = {
@@ -25,6 +25,7 @@ _HOMES = {
     "open_run": "lpgnas.api",
     "run": "lpgnas.api",
     "search": "lpgnas.api",
+    "space": "lpgnas.api",
     "sweep": "lpgnas.api",
 }
 

@@ -30,9 +30,11 @@ from lpgnas.errors import ConfigError, GraphError, RunFolderError, UnknownName
 from lpgnas.graph import Graph
 from lpgnas.integer_program import IntegerProgram
 from lpgnas.pipeline import GRAPH, PROGRAM, RECORD, Run
+from lpgnas.preparation import prepare, search_space
 from lpgnas.progress import standard_error
 from lpgnas.report_files import write_reports
 from lpgnas.results import STAGES
+from lpgnas.space_table import SpaceSize
 from lpgnas.spec import ModelSpec
 from lpgnas.sweeps import TABLE, Sweep, SweepConfig, list_key
 
@@ -331,6 +333,41 @@ def _folder(out: str | os.PathLike[str] | None) -> Iterator[Path]:
         if out is None:
             shutil.rmtree(folder, ignore_errors=True)
         raise
+
+
+def space(
+    data: str | os.PathLike[str] | Graph | Data,
+    *,
+    data_root: str | os.PathLike[str] | None = None,
+    **options: Any,  # noqa: ANN401 - one a field of `RunConfig`, checked there
+) -> SpaceSize:
+    """The space that `search` draws from with the same options.
+
+    Args:
+        data: as `search`.
+        data_root: as `search`.
+        **options: as `search`; `space`, `blocks`, `routes`, `attentions`, `aggregations`, `activations`, `widths`,
+            `heads`, `shortcuts`, `weight_formats` and `code_bits` decide it.
+
+    Returns:
+        The space: its `models`, its `table()` of options, and itself as `space`.
+
+    Raises:
+        InputError: as `search`.
+
+    Example:
+        >>> import lpgnas
+        >>> lpgnas.space("cora", attentions=("gcn",), widths=(8, 16)).models
+        241864704
+    """
+    given = _name_or_graph(data)
+    with tempfile.TemporaryDirectory(prefix="lpgnas-") as staging:
+        if isinstance(given, Graph):
+            graph_to_npz(given, Path(staging) / GRAPH)
+            given = str(Path(staging) / GRAPH)
+        config = RunConfig.of({**_options(options, None), "dataset": given}).located(Path.cwd())
+        prepared = prepare(config, None if data_root is None else Path(data_root))
+    return SpaceSize(search_space(prepared.data.graph, config), prepared.size)
 
 
 def open_run(

@@ -36,6 +36,17 @@ _HELP = {
     "hidden": "width of its blocks but the last",
     "weight_format": "of all its weights: binary, ternary, or fixed2 to fixed8",
     "activation_bits": "of all its codes: 2 to 16",
+    "space": "the search space by name: default or whole; the next options change it (`lpgnas space` shows it)",
+    "blocks": "numbers of blocks that are searched, such as 2,3,4",
+    "routes": "every block chooses which earlier outputs it reads, the input among them",
+    "attentions": "of the search, such as gcn,gat,cos",
+    "aggregations": "of the search, such as sum,max",
+    "activations": "of the search, such as relu,tanh",
+    "widths": "hidden sizes of the search, such as 8,16,32",
+    "heads": "of learned attentions, such as 1,2,4",
+    "shortcuts": "of the search: none,linear",
+    "weight_formats": "of the search, such as binary,ternary,fixed4",
+    "code_bits": "of all searched codes, such as 4,8",
     "candidates": "feasible models that the search trains",
     "supernet_steps": "training steps of the supernet (not random, uniform)",
     "epochs": "of the final training",
@@ -90,6 +101,8 @@ def _parser() -> argparse.ArgumentParser:
         made = _command(commands, name, text, command)
         _add_config(made)
         made.add_argument("--out", type=Path, required=True, help="the run folder")
+    made = _command(commands, "space", "the choices of a search, their options, and its size", _space)
+    _add_config(made)
     made = _command(commands, "sweep", "runs over every combination of budgets and seeds, into a new folder", _sweep)
     _add_config(made, without=_SINGLE)
     for one in QUANTITIES:
@@ -97,7 +110,7 @@ def _parser() -> argparse.ArgumentParser:
     made.add_argument("--seeds", nargs="+", type=int, help="each: of search and training")
     made.add_argument("--out", type=Path, required=True, help="the sweep folder")
     made = _command(commands, "reproduce", "a table of models over graphs and seeds; it goes on", _reproduce)
-    made.add_argument("table", help="public (public split), citation or amazon (fully supervised)")
+    made.add_argument("table", help="public (public split), citation, amazon, large, pareto or statistics (full)")
     made.add_argument("--out", type=Path, required=True, help="folder of the table's CSV, Markdown and figure")
     made.add_argument("--work", type=Path, help="folder of the run folders; default: `runs` in --out")
     made.add_argument("--seeds", type=int, default=0, help="how many; default: the table's own number")
@@ -154,11 +167,38 @@ def _add_config(parser: argparse.ArgumentParser, without: frozenset[str] = froze
         if item.name in without:
             continue
         flag = "--" + item.name.replace("_", "-")
-        if item.type == "bool":
+        if str(item.type).startswith("bool"):
             parser.add_argument(flag, action=argparse.BooleanOptionalAction, default=None, help=_HELP[item.name])
         else:
-            kinds: dict[str, type] = {"int": int, "float": float, "str": str}
-            parser.add_argument(flag, type=kinds[str(item.type)], default=None, help=_HELP[item.name])
+            kind = _KINDS[str(item.type)]
+            metavar = "A,B,..." if str(item.type).startswith("tuple") else None
+            parser.add_argument(flag, type=kind, default=None, metavar=metavar, help=_HELP[item.name])
+
+
+def _names(text: str) -> tuple[str, ...]:
+    """Words between commas."""
+    words = tuple(word.strip() for word in text.split(","))
+    if not all(words):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list such as A,B,C")
+    return words
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    """Whole numbers between commas."""
+    try:
+        return tuple(int(word) for word in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of whole numbers such as 2,3,4") from None
+
+
+_KINDS: dict[str, Callable[[str], object]] = {
+    "int": int,
+    "float": float,
+    "str": str,
+    "tuple[str, ...]": _names,
+    "tuple[int, ...]": _numbers,
+}
+"""How a flag's text is read, by the type of its field in `RunConfig`."""
 
 
 def _config(options: argparse.Namespace) -> RunConfig | None:
@@ -198,6 +238,17 @@ def _run(options: argparse.Namespace) -> None:
 
 def _search(options: argparse.Namespace) -> None:
     _open(options, options.out, _config(options)).run_stage("search")
+
+
+def _space(options: argparse.Namespace) -> None:
+    from lpgnas.preparation import prepare, search_space
+    from lpgnas.space_table import SpaceSize, space_report
+
+    config = _config(options)
+    if config is None:
+        raise ConfigError("--dataset is missing; `lpgnas datasets` lists the names")
+    prepared = prepare(config, options.data_root)
+    sys.stdout.write(space_report(SpaceSize(search_space(prepared.data.graph, config), prepared.size)))
 
 
 def _sweep(options: argparse.Namespace) -> None:

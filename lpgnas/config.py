@@ -6,7 +6,7 @@ import os
 import re
 import tomllib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import Field, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from lpgnas.budget import Budget
 from lpgnas.errors import ConfigError
 from lpgnas.manual_models import MANUAL_MODELS
 from lpgnas.number_formats import FLOAT32, FormatChoice
+from lpgnas.space_options import LISTS, space_arguments
 from lpgnas.spec import MAX_WIDTH
 
 SEARCHES = ("feasible", "lpgnas", "lpgnas-textbook", "random")
@@ -23,6 +24,8 @@ PATHS = ("spec", "latency_table", "teacher_file", "supernet_file")
 """Options that name a file."""
 LEAST_BITS, MOST_BITS = 2, 16
 """Of the codes of a uniform model."""
+SPACE_OPTIONS = ("space", "routes", *LISTS)
+"""Options that say what is searched."""
 MAX_SEED = 1_000_000
 MAX_THREADS = 256
 
@@ -52,6 +55,18 @@ class RunConfig:
         hidden: width of its blocks but the last.
         weight_format: of all its weights, such as `fixed4`.
         activation_bits: of all its codes.
+        space: the search space by name, `default` or `whole`; the next options change its choices
+            (`lpgnas.space_options`). Empty lists leave them.
+        blocks: numbers of blocks.
+        routes: whether every block chooses what it reads; None as the space has it.
+        attentions: names of `lpgnas.operators.ATTENTIONS`; likewise the next two.
+        aggregations: where the attention leaves the choice.
+        activations: of every block but the last.
+        widths: hidden sizes.
+        heads: of learned attentions, 1 among them.
+        shortcuts: `none`, `linear`.
+        weight_formats: such as `binary`, `ternary`, `fixed4`.
+        code_bits: of all codes but the logits'.
         candidates: feasible specs that the search trains.
         supernet_steps: training steps of the supernet, for the strategies but `random` and `uniform`; `lpgnas` spends
             them, and those of the trainings of `candidates`, on its round.
@@ -88,6 +103,17 @@ class RunConfig:
     hidden: int = 16
     weight_format: str = "fixed4"
     activation_bits: int = 8
+    space: str = "default"
+    blocks: tuple[int, ...] = ()
+    routes: bool | None = None
+    attentions: tuple[str, ...] = ()
+    aggregations: tuple[str, ...] = ()
+    activations: tuple[str, ...] = ()
+    widths: tuple[int, ...] = ()
+    heads: tuple[int, ...] = ()
+    shortcuts: tuple[str, ...] = ()
+    weight_formats: tuple[str, ...] = ()
+    code_bits: tuple[int, ...] = ()
     candidates: int = 16
     supernet_steps: int = 300
     epochs: int = 200
@@ -117,6 +143,7 @@ class RunConfig:
         if not 0.0 <= self.distillation_weight <= 1.0:
             raise ConfigError(f"distillation_weight is {self.distillation_weight}; it must be in 0 to 1")
         self._check_strategy()
+        self._check_space()
         self._check_limits()
 
     def _check_limits(self) -> None:
@@ -124,6 +151,20 @@ class RunConfig:
             raise ConfigError(
                 f"latency_budget is {self.latency_budget!r} without a latency_table; give one with --latency-table"
             )
+
+    def _check_space(self) -> None:
+        self.space_arguments()
+        given = [item.name for item in fields(self) if item.name in SPACE_OPTIONS and self._is_set(item)]
+        idle = "the spec is given" if self.spec else "the strategy uniform searches nothing"
+        if given and (self.spec or self.strategy == "uniform"):
+            raise ConfigError(f"{given[0]} says what is searched, but {idle}; leave it out")
+
+    def _is_set(self, item: Field[Any]) -> bool:
+        return bool(getattr(self, item.name) != item.default)
+
+    def space_arguments(self) -> dict[str, Any]:
+        """What the options say of the search space, as arguments of `SearchSpace`."""
+        return space_arguments(self.space, self.routes, {name: getattr(self, name) for name in LISTS})
 
     def _check_strategy(self) -> None:
         if self.strategy == "pdnas":
@@ -147,12 +188,8 @@ class RunConfig:
         return Budget.of_options(asdict(self))
 
     def to_toml(self) -> str:
-        """One `key = value` line each."""
-        lines = []
-        for name, value in asdict(self).items():
-            text = str(value).lower() if isinstance(value, bool) else repr(value)
-            lines.append(f"{name} = {toml_string(value) if isinstance(value, str) else text}")
-        return "\n".join(lines) + "\n"
+        """One `key = value` line each; a key that says nothing is left out."""
+        return toml_lines(asdict(self))
 
     @classmethod
     def from_toml(cls, text: str) -> RunConfig:
@@ -176,14 +213,11 @@ class RunConfig:
         Raises:
             ConfigError: an unknown option, or a value of the wrong type or range.
         """
-        known = {item.name: item.type for item in fields(cls)}
+        known = {item.name: str(item.type) for item in fields(cls)}
         unknown = sorted(set(options) - set(known))
         if unknown:
             raise ConfigError(f"unknown keys in the config: {', '.join(unknown)}; known: {', '.join(known)}")
-        for name, value in options.items():
-            if type(value).__name__ != known[name]:
-                raise ConfigError(f"config key {name} must be of type {known[name]}, got {value!r}")
-        return cls(**options)
+        return cls(**{name: _typed(name, value, known[name]) for name, value in options.items()})
 
     def located(self, folder: Path) -> RunConfig:
         """The same with relative paths taken from `folder`."""
@@ -191,6 +225,31 @@ class RunConfig:
         # lexically, so that `..` works from a folder that is not there yet
         paths = {name: os.path.normpath(folder.absolute() / path) for name in names if (path := getattr(self, name))}
         return RunConfig(**asdict(self) | paths)
+
+
+def _typed(name: str, value: object, kind: str) -> Any:  # noqa: ANN401 - of the kind that a field is declared with
+    listed = re.fullmatch(r"tuple\[(\w+), \.\.\.\]", kind)
+    if listed is None:
+        allowed = kind.split(" | ")
+        if (value is None and "None" in allowed) or type(value).__name__ in allowed:
+            return value
+        raise ConfigError(f"config key {name} must be of type {kind.removesuffix(' | None')}, got {value!r}")
+    if not isinstance(value, (list, tuple)) or any(type(one).__name__ != listed[1] for one in value):
+        raise ConfigError(f"config key {name} must be a list of {listed[1]}, got {value!r}")
+    return tuple(value)
+
+
+def toml_lines(options: Mapping[str, Any]) -> str:
+    """One `key = value` line each; None, which TOML lacks, is left out."""
+    return "".join(f"{name} = {_toml(value)}\n" for name, value in options.items() if value is not None)
+
+
+def _toml(value: object) -> str:
+    if isinstance(value, (list, tuple)):
+        return f"[{', '.join(map(_toml, value))}]"
+    if isinstance(value, str):
+        return toml_string(value)
+    return str(value).lower() if isinstance(value, bool) else repr(value)
 
 
 def toml_string(text: str) -> str:

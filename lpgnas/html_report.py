@@ -367,12 +367,19 @@ def _cost_cell(name: str, text: str) -> object:
     return format_bits(int(number)) if name in ("weight_bits", "buffer_bits") else f"{number:,.0f}"
 
 
+def _option(value: object) -> object:
+    """An option for people: a list with commas, a dash for one that says nothing."""
+    if value in ("", None, []):
+        return "–"
+    return ", ".join(map(str, value)) if isinstance(value, list) else value
+
+
 def _record(facts: RunFacts) -> Html:
     record, stages = facts.record, facts.stages
     total = sum(entry["seconds"] for entry in stages.values())
     times = [(name, f"{entry['seconds']:.1f}") for name, entry in stages.items()]
     times.append(("all", f"{total:.1f}"))
-    options = [(name, value if value != "" else "–") for name, value in record["config"].items()]
+    options = [(name, _option(value)) for name, value in record["config"].items()]
     versions = [("lpgnas", record["lpgnas_version"]), *record["versions"].items()]
     files = [(name, element("code", digest)) for entry in stages.values() for name, digest in entry["files"].items()]
     files.append(("the graph", element("code", facts.dataset["graph_sha256"])))

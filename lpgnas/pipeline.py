@@ -32,7 +32,7 @@ from lpgnas.layers import QuantizedModel
 from lpgnas.lowering import lower, refuse_float
 from lpgnas.manual_models import ModelShape, UniformFormats, manual_spec
 from lpgnas.model_file import model_bytes, model_from_bytes
-from lpgnas.preparation import default_search_space, graph_fingerprint, prepare
+from lpgnas.preparation import graph_fingerprint, prepare, search_space
 from lpgnas.program_file import load_program, to_bytes
 from lpgnas.progress import Progress
 from lpgnas.references import measure_references, node_accuracy, reference_trainings
@@ -307,7 +307,7 @@ class Run:
 
     def space(self) -> SearchSpace:
         """What the search draws from; its input format follows from the features that training may see."""
-        return default_search_space(self.prepared.data.graph)
+        return search_space(self.prepared.data.graph, self.config)
 
     def search(self) -> None:
         """Search under the budgets: `candidates.csv`, `spec.json`; or check and take the spec that was given.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -100,6 +100,11 @@ def prepare(config: RunConfig, data_root: Path | None) -> Prepared:
             f"give --max-degree {graph.max_degree} or more"
         )
     return Prepared(graph, split, data, torch.from_numpy(select), degree)
+
+
+def search_space(graph: Graph, config: RunConfig) -> SearchSpace:
+    """The space that a config asks for; its input format follows from the features of `graph`."""
+    return replace(default_search_space(graph), **config.space_arguments())
 
 
 def default_search_space(graph: Graph) -> SearchSpace:

@@ -53,10 +53,15 @@ class Projection:
     """Finds the choice vector of `space` whose model `fits` with the largest `worth`.
 
     Which options can fit is looked up once for each macro-architecture, whatever the preferences.
+
+    Args:
+        space: whose models are asked for.
+        fits: whether a model is within the budget.
+        checks: costs that one projection looks at before it settles.
     """
 
-    def __init__(self, space: SearchSpace, fits: Callable[[ModelSpec], bool]) -> None:
-        self._space, self._fits = space, fits
+    def __init__(self, space: SearchSpace, fits: Callable[[ModelSpec], bool], checks: int = MAX_CHECKS) -> None:
+        self._space, self._fits, self._checks = space, fits, checks
         self._macros = [space.macro(choices) for choices in space.macro_choices()]
         self._active = [space.active(choices) for choices in space.macro_choices()]
         # a chain stands for all macro-architectures of its blocks: an estimate of what their models could be worth
@@ -68,9 +73,9 @@ class Projection:
     def __call__(self, preferences: Preferences) -> Choices | None:
         """The best choice vector, None if not even a smallest model fits.
 
-        Only active genes count. Ties go to the cheaper option. Exact unless `MAX_CHECKS` are passed.
+        Only active genes count. Ties go to the cheaper option. Exact unless the checks are passed.
         """
-        branches = _Branches(self._space, preferences, self._fits)
+        branches = _Branches(self._space, preferences, self._fits, self._checks)
         own = [self._own(place, preferences) for place in range(len(self._macros))]
         reach = {chain: self._reach(chain, preferences) for chain in sorted(set(self._chains))}
         estimates = [own[place] + reach[chain] for place, chain in enumerate(self._chains)]
@@ -124,8 +129,10 @@ class Projection:
 class _Branches:
     """One search: the incumbent, and the checks that are left."""
 
-    def __init__(self, space: SearchSpace, preferences: Preferences, fits: Callable[[ModelSpec], bool]) -> None:
-        self._space, self._fits, self._checks = space, fits, MAX_CHECKS
+    def __init__(
+        self, space: SearchSpace, preferences: Preferences, fits: Callable[[ModelSpec], bool], checks: int
+    ) -> None:
+        self._space, self._fits, self._checks = space, fits, checks
         self._preferences = preferences
         self._names = [name.split(".")[-1] for name, _ in space.genes()]
         self.best: Choices | None = None

@@ -8,7 +8,6 @@ row. A row is keyed by a hash of what it measures, so that an interrupted table 
 
 from __future__ import annotations
 
-import io
 import json
 import time
 from collections.abc import Sequence
@@ -19,22 +18,20 @@ from typing import Any, TextIO
 
 import pandas as pd
 import torch
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
 from lpgnas import __version__
-from lpgnas.budget import format_bits
-from lpgnas.config import RunConfig
+from lpgnas.config import SPACE_OPTIONS, RunConfig
 from lpgnas.cost_models.spec_cost import spec_cost
-from lpgnas.errors import ConfigError
+from lpgnas.datasets import load_dataset
+from lpgnas.errors import ConfigError, DatasetError
 from lpgnas.graph_tensors import graph_tensors
-from lpgnas.manual_models import ModelShape, manual_spec
+from lpgnas.manual_models import ModelShape, UniformFormats, manual_spec
 from lpgnas.pdnas import search_float
 from lpgnas.pipeline import RECORD, SPEC, Run
 from lpgnas.progress import Progress
 from lpgnas.references import node_accuracy
-from lpgnas.report import markdown_table
-from lpgnas.reproduce_tables import TABLES, Entry, Table
+from lpgnas.reproduce_report import datasets_of, figure, report
+from lpgnas.reproduce_tables import TABLES, Entry
 from lpgnas.results import read_record, write_atomic
 from lpgnas.rows import Rows, key_of
 from lpgnas.spec import ModelSpec
@@ -42,6 +39,15 @@ from lpgnas.strategy import BestTraining, train_best
 
 HIDDEN, RATES, DECAYS = (16, 32, 64), (0.01, 0.03), (5e-4, 5e-3)
 """What a manual float32 model is tuned over."""
+UNIFORM_TRIES = 2
+"""Initial weights of each setting of a quantised manual model, which has no weight decay to tune."""
+SEARCH_STEPS = 2240
+"""Of a search with the default settings (for the estimate of a table's time)."""
+FIXED_SECONDS = 20.0
+"""Of a row without its training: loading, lowering, export, verification; likewise."""
+PACE_STEPS = 20
+UNSEARCHED: dict[str, Any] = {name: getattr(RunConfig("cora"), name) for name in SPACE_OPTIONS}
+"""The options of the search space left out, for a run that searches nothing."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +84,7 @@ class Reproduction:
         self.table = TABLES.get(name)
         self._folder, self._work, self._data_root, self._stream = folder, work, data_root, stream
         self._rows = Rows(folder / f"{name}.csv")
+        self._paces: dict[str, float] = {}
 
     def run(self, seeds: int = 0, only: Sequence[str] = (), datasets: Sequence[str] = ()) -> str:
         """Measure the rows that are missing, the first seed of every line first; returns the table as Markdown.
@@ -89,6 +96,7 @@ class Reproduction:
 
         Raises:
             ConfigError: nothing in the table bears such names.
+            DatasetError: a graph that cannot be loaded, before anything is measured.
         """
         lines = [
             entry
@@ -96,18 +104,20 @@ class Reproduction:
             if (not only or entry.model in only) and (not datasets or entry.config.dataset in datasets)
         ]
         self._check_names("model", only, [entry.model for entry in self.table.entries])
-        self._check_names("graph", datasets, _datasets(self.table))
+        self._check_names("graph", datasets, datasets_of(self.table))
         if not lines or seeds < 0:
             raise ConfigError(f"seeds is {seeds} for {len(lines)} lines of the table; both must be positive")
         wanted = [(seed, entry) for seed in range(seeds or self.table.seeds) for entry in lines]
         left = [(seed, entry) for seed, entry in wanted if self.key(entry, seed) not in self._rows]
+        absent = self._without_data([entry.config.dataset for _, entry in left], asked=bool(datasets))
+        left = [(seed, entry) for seed, entry in left if entry.config.dataset not in absent]
         self._tell(len(wanted), left)
         progress = Progress(f"reproduce {self.table.name}", len(left), self._stream)
         for seed, entry in left:
             started = time.monotonic()
             measured = self.measure(entry, seed)
             facts = {"dataset": entry.config.dataset, "protocol": self.table.protocol, "model": entry.model}
-            spent = {"seconds": round(time.monotonic() - started, 1)}
+            spent = {"seconds": round(time.monotonic() - started, 1), "settings": settings_of(entry, seed)}
             self._rows.add({"key": self.key(entry, seed), **facts, "seed": seed, **asdict(measured), **spent})
             self.write()
             progress.advance(1, f"{entry.model} on {entry.config.dataset}")
@@ -120,20 +130,77 @@ class Reproduction:
                 f"the table {self.table.name} has no {what} {unknown[0]!r}; known: {', '.join(dict.fromkeys(known))}"
             )
 
+    def _without_data(self, wanted: Sequence[str], *, asked: bool) -> set[str]:
+        """Graphs that cannot be loaded, where the table goes on without them.
+
+        Raises:
+            DatasetError: any other graph that cannot be loaded, or all of them.
+        """
+        absent: dict[str, DatasetError] = {}
+        for name in dict.fromkeys(wanted):
+            try:
+                load_dataset(name, self._data_root)
+            except DatasetError as error:
+                absent[name] = error
+        if absent and (asked or not self.table.optional or absent.keys() >= set(wanted)):
+            raise next(iter(absent.values()))
+        for name, reason in absent.items():
+            if self._stream is not None:
+                self._stream.write(f"without {name}: {reason}\n")
+        return set(absent)
+
     def _tell(self, wanted: int, left: Sequence[tuple[int, Entry]]) -> None:
+        """How much there is to do, and about how long it takes."""
         if self._stream is None:
             return
-        known = self.rows()
-        alike = [known[known["model"] == entry.model]["seconds"] if len(known) else known for _, entry in left]
         about = ""
-        if all(len(one) for one in alike):
-            about = f", about {sum(one.median() for one in alike) / 60:.0f} minutes by those that are done"
+        if left:
+            minutes = max(1.0, sum(self._seconds(entry, seed) for seed, entry in left) / 60)
+            about = f", about {minutes:.0f} min" if minutes < 600 else f", about {minutes / 60:.0f} hours"
+            about += " by the rows that are done and by the time of a training step"
         self._stream.write(f"{self.table.title}: {len(left)} of {wanted} rows to measure{about}\n")
+
+    def _seconds(self, entry: Entry, seed: int) -> float:
+        """The median of the rows of this line, else its steps at the pace of this graph."""
+        known, dataset = self.rows(), entry.config.dataset
+        if len(known):
+            here = known[known["dataset"] == dataset]
+            alike = here[here["model"] == entry.model]["seconds"]
+            if len(alike):
+                return float(alike.median())
+            if len(here):
+                steps = here["model"].map({one.model: self._steps(one) for one in self.table.entries})
+                return float((here["seconds"] / steps).median()) * self._steps(entry)
+        if dataset not in self._paces:
+            self._paces[dataset] = self._pace(entry.seeded(seed))
+        return FIXED_SECONDS + self._paces[dataset] * self._steps(entry)
+
+    def _steps(self, entry: Entry) -> int:
+        """Training steps of a row, about."""
+        config = entry.config
+        teacher = 1.5 * config.epochs if config.distillation else 0
+        if entry.kind in ("manual", "uniform"):
+            searched = len(HIDDEN) * len(RATES) * len(DECAYS) * config.epochs
+        else:
+            searched = 0 if config.strategy == "uniform" else SEARCH_STEPS
+        return int(searched + config.restarts * config.epochs + teacher)
+
+    def _pace(self, config: RunConfig) -> float:
+        """Seconds of a training step on a graph: of a GCN-32 in float32, compiled kernels aside."""
+        run = self._run(replace(config, distillation=False, strategy="uniform", **UNSEARCHED))
+        task, spec = run.task(), manual_spec("gcn", ModelShape.of(run.space()), HIDDEN[1])
+        seconds = []
+        for steps in (1, PACE_STEPS):
+            started = time.monotonic()
+            train_best(spec, replace(task, settings=replace(task.settings, epochs=steps)), [0])
+            seconds.append(time.monotonic() - started)
+        return seconds[-1] / PACE_STEPS
 
     def key(self, entry: Entry, seed: int) -> str:
         """Hash of everything that decides a row."""
-        facts = {"kind": entry.kind, "blocks": entry.blocks, "lpgnas": __version__, **asdict(entry.seeded(seed))}
-        return key_of(facts | ({"grid": [HIDDEN, RATES, DECAYS]} if entry.kind == "manual" else {}))
+        facts = json.loads(settings_of(entry, seed)) | {"lpgnas": __version__}
+        grid = {"manual": [HIDDEN, RATES, DECAYS], "uniform": [HIDDEN, RATES, UNIFORM_TRIES]}.get(entry.kind)
+        return key_of(facts | ({} if grid is None else {"grid": grid}))
 
     def rows(self) -> pd.DataFrame:
         """What is measured of the table as it is now; rows of other settings or versions stay in the file unread."""
@@ -151,7 +218,9 @@ class Reproduction:
             searched = self._run(entry.seeded(0))
             searched.run_all(last="search")
             spec = str((searched.folder / SPEC).resolve())
-            return self._of_run(self._whole(replace(entry.seeded(seed), spec=spec)), searched)
+            return self._of_run(self._whole(replace(entry.seeded(seed), spec=spec, **UNSEARCHED)), searched)
+        if entry.kind == "uniform":
+            return self._uniform(entry.seeded(seed))
         run = self._run(entry.seeded(seed))
         return self._manual(entry, run) if entry.kind == "manual" else self._pdnas(entry, run)
 
@@ -187,6 +256,22 @@ class Reproduction:
         seeds = [config.seed * 1000 + 500 + restart for restart in range(config.restarts)]
         training = train_best(spec, replace(task, settings=settings), seeds)
         return self._of_float(run, spec, training, config.epochs * len(tried))
+
+    def _uniform(self, config: RunConfig) -> Measured:
+        """Tuned by as many trainings as a float32 model, then a whole run of the best setting."""
+        run = self._run(config)
+        task, shape = run.task(), ModelShape.of(run.space())
+        formats = UniformFormats.of(config.weight_format, config.activation_bits)
+        tried = []
+        for hidden, rate in product(HIDDEN, RATES):
+            spec = manual_spec(config.architecture, shape, hidden, formats)
+            settings = replace(task.settings, learning_rate=rate)
+            seeds = [config.seed * 1000 + one for one in range(UNIFORM_TRIES)]
+            best = train_best(spec, replace(task, settings=settings), seeds)
+            tried.append((-best.selection.score, best.selection.loss, hidden, rate))
+        _, _, hidden, rate = min(tried)
+        measured = self._of_run(self._whole(replace(config, hidden=hidden, learning_rate=rate)))
+        return replace(measured, steps=config.epochs * len(tried) * UNIFORM_TRIES)
 
     def _pdnas(self, entry: Entry, run: Run) -> Measured:
         config = run.config
@@ -224,6 +309,22 @@ class Reproduction:
         return text
 
 
+def settings_of(entry: Entry, seed: int) -> str:
+    """How a row is measured, as JSON: kind, blocks, and the options of its config that say something."""
+    options = {name: value for name, value in asdict(entry.seeded(seed)).items() if value not in ("", (), None)}
+    return json.dumps({"kind": entry.kind, "blocks": entry.blocks, "options": options}, sort_keys=True)
+
+
+def entry_of(model: str, settings: str) -> Entry:
+    """The line that `settings_of` wrote down, with the seeds of its row.
+
+    Raises:
+        ConfigError: options that this version does not know.
+    """
+    read = json.loads(settings)
+    return Entry(model, read["kind"], RunConfig.of(read["options"]), read["blocks"])
+
+
 def formats_of(spec: ModelSpec) -> str:
     """The format of every component, as JSON with sorted keys: `{"layer0.activation": "fixed4", ...}`."""
     named = {
@@ -232,61 +333,3 @@ def formats_of(spec: ModelSpec) -> str:
         for component, choice in layer.formats.items()
     }
     return json.dumps(named, sort_keys=True)
-
-
-def _lines(table: Table, rows: pd.DataFrame, dataset: str) -> list[tuple[str, pd.DataFrame]]:
-    """The rows of every model on a graph, in the table's order."""
-    models = dict.fromkeys(entry.model for entry in table.entries if entry.config.dataset == dataset)
-    parts = ((model, rows[(rows["dataset"] == dataset) & (rows["model"] == model)]) for model in models)
-    return [(model, part) for model, part in parts if len(part)]
-
-
-def _datasets(table: Table) -> list[str]:
-    return list(dict.fromkeys(entry.config.dataset for entry in table.entries))
-
-
-def report(table: Table, rows: pd.DataFrame) -> str:
-    """The table as Markdown: for each graph mean and standard deviation over the seeds, then the papers' figures."""
-    parts = [
-        f"# {table.title}\n",
-        f"Made by `lpgnas reproduce {table.name}`; split: {table.protocol}. Accuracies are those of the test nodes, "
-        "mean and standard deviation over the seeds; sizes are medians. Integer models are verified programs. Where a "
-        "line says one search, the seeds are trainings of its one model.\n",
-    ]
-    header = ["model", "seeds", "test accuracy %", "weights", "buffers", "search steps"]
-    for dataset in _datasets(table):
-        lines = []
-        for model, part in _lines(table, rows, dataset):
-            accuracy = 100 * part["test_accuracy"]
-            spread = f" ± {accuracy.std(ddof=1):.1f}" if len(part) > 1 else ""
-            sizes = [format_bits(int(part[name].median())) for name in ("weight_bits", "buffer_bits")]
-            lines.append([model, len(part), f"{accuracy.mean():.1f}{spread}", *sizes, int(part["steps"].median())])
-        lines += [
-            [f"*{one.model}, published*", "", one.accuracy, one.weights, "", ""]
-            for one in table.published
-            if one.dataset == dataset
-        ]
-        if lines:
-            parts += [f"## {dataset}\n", markdown_table(header, lines)]
-    return "\n".join(parts)
-
-
-def figure(table: Table, rows: pd.DataFrame) -> bytes:
-    """Mean test accuracy over weights, a panel for each graph, as PNG; the same bytes for the same rows."""
-    datasets = [dataset for dataset in _datasets(table) if _lines(table, rows, dataset)]
-    made = Figure(figsize=(5.5 * len(datasets), 4.6), dpi=130, layout="constrained", facecolor="white")
-    FigureCanvasAgg(made)
-    for axes, dataset in zip(made.subplots(1, len(datasets), squeeze=False)[0], datasets, strict=True):
-        axes.set_title(f"{dataset}, split {table.protocol}")
-        axes.set_xscale("log")
-        axes.set_xlabel("weights, KiB")
-        axes.set_ylabel("test accuracy, %")
-        axes.grid(alpha=0.3)
-        for model, part in _lines(table, rows, dataset):
-            size, accuracy = part["weight_bits"].median() / (8 << 10), 100 * part["test_accuracy"]
-            spread = accuracy.std(ddof=1) if len(part) > 1 else 0.0
-            axes.errorbar(size, accuracy.mean(), yerr=spread, fmt="o", capsize=2)
-            axes.annotate(model, (size, accuracy.mean()), xytext=(4, 4), textcoords="offset points", fontsize=7)
-    content = io.BytesIO()
-    made.savefig(content, format="png", metadata={"Software": None})
-    return content.getvalue()

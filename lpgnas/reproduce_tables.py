@@ -13,9 +13,14 @@ from typing import Literal
 from lpgnas.config import RunConfig
 from lpgnas.registry import Registry
 
-Kind = Literal["run", "retrained", "manual", "pdnas"]
+Kind = Literal["run", "retrained", "manual", "uniform", "pdnas"]
 """`run`: a whole `lpgnas run` a seed. `retrained`: one search with seed 0, its model trained by each seed. `manual`: a
-float32 model of `config.architecture`, tuned by twelve trainings, 2,400 steps. `pdnas`: the float32 search."""
+float32 model of `config.architecture`, tuned by twelve trainings, 2,400 steps. `uniform`: likewise with the formats of
+the config, then a whole run of the best setting. `pdnas`: the float32 search."""
+Family = Literal["manual", "quantised", "pdnas", "lpgnas", "random", "ours", "distilled"]
+"""Lines that belong together in a figure and in a comparison of fronts; `distilled`: references that had a teacher."""
+Shown = Literal["models", "front", "statistics"]
+"""What a report has beside its lines: nothing; the fronts of the families compared; the formats that were chosen."""
 PLAIN = RunConfig("cora", distillation=False, reference_seeds=0)
 DISTILLED = replace(PLAIN, distillation=True)
 
@@ -29,12 +34,14 @@ class Entry:
         kind: how it is measured.
         config: of a run, but for its seeds.
         blocks: of a float32 model.
+        family: where it belongs, where a table tells families apart.
     """
 
     model: str
     kind: Kind
     config: RunConfig
     blocks: int = 2
+    family: Family = "manual"
 
     def seeded(self, seed: int) -> RunConfig:
         """The config of one seed; a drawn split has the same."""
@@ -63,6 +70,8 @@ class Table:
         entries: its lines.
         published: figures of papers under the same protocol.
         seeds: how many unless asked otherwise.
+        shown: what its report has beside the lines.
+        optional: whether graphs without data are left out, unless they are asked for.
     """
 
     name: str
@@ -71,6 +80,8 @@ class Table:
     entries: tuple[Entry, ...]
     published: tuple[Published, ...] = ()
     seeds: int = 10
+    shown: Shown = "models"
+    optional: bool = False
 
 
 def _public() -> Iterator[Entry]:
@@ -98,6 +109,8 @@ def _supervised(budgets: dict[str, dict[str, tuple[str, str]]]) -> Iterator[Entr
         plain = replace(PLAIN, dataset=dataset, protocol="full")
         for name, architecture in (("GraphSAGE", "graphsage"), ("GAT", "gat"), ("JKNet", "jknet")):
             yield Entry(name, "manual", replace(plain, architecture=architecture))
+        uniform = replace(plain, strategy="uniform", architecture="gcn", weight_format="fixed4", activation_bits=8)
+        yield Entry("GCN-16 W4A8, not tuned", "run", uniform)
         for blocks in (2, 3, 4):
             yield Entry(f"PDNAS-{blocks}", "pdnas", plain, blocks)
         for size, (weights, buffers) in limits.items():
@@ -107,8 +120,80 @@ def _supervised(budgets: dict[str, dict[str, tuple[str, str]]]) -> Iterator[Entr
         yield Entry("GCN fp32, distilled", "manual", replace(plain, architecture="gcn", distillation=True))
 
 
+def _amazon() -> Iterator[Entry]:
+    """As the citation graphs, and a quantised JKNet."""
+    yield from _supervised(AMAZON)
+    for dataset in AMAZON:
+        plain = replace(PLAIN, dataset=dataset, protocol="full", strategy="uniform", architecture="jknet")
+        yield Entry("JKNet W4A8", "uniform", replace(plain, weight_format="fixed4", activation_bits=8))
+
+
+MANUAL = {"GraphSAGE": "graphsage", "GAT": "gat", "JKNet": "jknet", "GCN": "gcn"}
+FRONT_BUDGETS = ("512B", "1KiB", "2KiB", "4KiB", "16KiB")
+
+
+def _front(dataset: str, buffers: str) -> Iterator[Entry]:
+    """Rivals and ours over their size; the least budget is twice the smallest model of the space."""
+    plain = replace(PLAIN, dataset=dataset, protocol="full")
+    for name, architecture in MANUAL.items():
+        manual = replace(plain, architecture=architecture)
+        yield Entry(name, "manual", manual)
+        for weights, label in (("fixed8", "W8A8"), ("fixed4", "W4A8")):
+            uniform = replace(manual, strategy="uniform", weight_format=weights, activation_bits=8)
+            yield Entry(f"{name} {label}", "uniform", uniform, family="quantised")
+    for blocks in (2, 3, 4):
+        yield Entry(f"PDNAS-{blocks}", "pdnas", plain, blocks, family="pdnas")
+    for weights in FRONT_BUDGETS:
+        limited = replace(plain, weight_budget=weights, buffer_budget=buffers)
+        yield Entry(f"LPGNAS {weights}, our gradient", "run", replace(limited, strategy="lpgnas"), family="lpgnas")
+        distilled = replace(limited, distillation=True)
+        yield Entry(f"random {weights}, distilled", "run", replace(distilled, strategy="random"), family="random")
+        yield Entry(f"ours {weights}, distilled", "run", distilled, family="ours")
+    reference = replace(plain, architecture="gcn", distillation=True)
+    yield Entry("GCN fp32, distilled", "manual", reference, family="distilled")
+
+
+GCN16 = {"W8A8": ("fixed8", 8), "W4A8": ("fixed4", 8), "W4A4": ("fixed4", 4), "W2A8": ("fixed2", 8)} | {
+    "W2A4": ("fixed2", 4), "W1A8": ("binary", 8), "W1A4": ("binary", 4)
+}  # fmt: skip
+ANY_BITS = replace(
+    PLAIN,
+    strategy="lpgnas",
+    weight_formats=("binary", "ternary", "fixed2", "fixed3", "fixed4", "fixed6", "fixed8"),
+    code_bits=(2, 3, 4, 5, 6, 7, 8),
+)
+"""The paper's search where formats may take any number of bits up to 8."""
+UNLIMITED = "LPGNAS, any bits"
+
+
+def unsearched(label: str) -> str:
+    """The line of a uniform GCN-16 with the formats `label`."""
+    return f"GCN-16 {label}, no search"
+
+
+def searched(label: str) -> str:
+    """The line of a searched model within its sizes."""
+    return f"LPGNAS within {label} of GCN-16"
+
+
+def _statistics(sizes: dict[str, dict[str, tuple[str, str]]]) -> Iterator[Entry]:
+    """What formats a search chooses, and what W4A8 and less are worth with and without it."""
+    for dataset, limits in sizes.items():
+        plain = replace(ANY_BITS, dataset=dataset, protocol="full")
+        weights, buffers = (CITATION | AMAZON)[dataset][""]
+        yield Entry(UNLIMITED, "run", replace(plain, weight_budget=weights, buffer_budget=buffers), family="lpgnas")
+        uniform = replace(PLAIN, dataset=dataset, protocol="full", strategy="uniform", architecture="gcn", hidden=16)
+        for label, (weight, bits) in GCN16.items():
+            config = replace(uniform, weight_format=weight, activation_bits=bits)
+            yield Entry(unsearched(label), "run", config, family="quantised")
+        for label, (weights, buffers) in limits.items():
+            limited = replace(plain, weight_budget=weights, buffer_budget=buffers)
+            yield Entry(searched(label), "run", limited, family="lpgnas")
+
+
+# Cora is the embedded graph: the same one as planetoid/Cora in another order, which has no public split and needs none.
 CITATION = {
-    "planetoid/Cora": {"-small": ("3KiB", "60KiB"), "": ("48KiB", "240KiB")},
+    "cora": {"-small": ("3KiB", "60KiB"), "": ("48KiB", "240KiB")},
     "planetoid/CiteSeer": {"-small": ("7.5KiB", "65KiB"), "": ("120KiB", "300KiB")},
     "planetoid/PubMed": {"-small": ("2KiB", "350KiB"), "": ("16KiB", "2MiB")},
 }
@@ -116,6 +201,19 @@ AMAZON = {
     "amazon/Computers": {"-small": ("3KiB", "300KiB"), "": ("26KiB", "1.5MiB")},
     "amazon/Photo": {"-small": ("3KiB", "160KiB"), "": ("26KiB", "800KiB")},
 }
+LARGE = {
+    "CoraFull": {"-small": ("24KiB", "4MiB"), "": ("256KiB", "16MiB")},
+    "Flickr": {"-small": ("2KiB", "4MiB"), "": ("26KiB", "32MiB")},
+    "Yelp": {"-small": ("8KiB", "256MiB"), "": ("64KiB", "1GiB")},
+}
+GCN16_SIZES = {
+    "cora": {"W4A8": ("11.4KiB", "104KiB"), "W2A8": ("5.7KiB", "104KiB"), "W1A8": ("2.9KiB", "104KiB")},
+    "planetoid/CiteSeer": {"W4A8": ("29.1KiB", "124KiB"), "W2A8": ("14.6KiB", "124KiB"), "W1A8": ("7.4KiB", "124KiB")},
+    "planetoid/PubMed": {"W4A8": ("4KiB", "674KiB"), "W2A8": ("2.1KiB", "674KiB"), "W1A8": ("1.1KiB", "674KiB")},
+    "amazon/Computers": {"W4A8": ("6.2KiB", "565KiB"), "W2A8": ("3.1KiB", "565KiB"), "W1A8": ("1.6KiB", "565KiB")},
+    "amazon/Photo": {"W4A8": ("6KiB", "299KiB"), "W2A8": ("3.1KiB", "299KiB"), "W1A8": ("1.6KiB", "299KiB")},
+}
+"""Weights and buffers of a uniform GCN-16, rounded up: what a searched model may have instead."""
 PAPER = "LPGNAS (arXiv 2009.09232)"
 _TABLES = (
     Table(
@@ -146,7 +244,7 @@ _TABLES = (
         "full",
         tuple(_supervised(CITATION)),
         tuple(
-            Published(f"planetoid/{dataset}", f"{model}, {PAPER}", accuracy)
+            Published(dataset, f"{model}, {PAPER}", accuracy)
             for model, accuracies in {
                 "GraphSAGE": ("74.5", "75.3", "85.3"),
                 "GAT": ("88.9", "75.9", "86.1"),
@@ -156,14 +254,14 @@ _TABLES = (
                 "PDNAS-4": ("89.8", "75.6", "89.2"),
                 "LPGNAS": ("89.8", "76.2", "89.6"),
             }.items()
-            for dataset, accuracy in zip(("Cora", "CiteSeer", "PubMed"), accuracies, strict=True)
+            for dataset, accuracy in zip(CITATION, accuracies, strict=True)
         ),
     ),
     Table(
         "amazon",
         "Amazon graphs, fully supervised",
         "full",
-        tuple(_supervised(AMAZON)),
+        tuple(_amazon()),
         tuple(
             Published(f"amazon/{dataset}", f"{model}, {PAPER}", accuracy)
             for model, accuracies in {
@@ -175,6 +273,29 @@ _TABLES = (
             }.items()
             for dataset, accuracy in zip(("Computers", "Photo"), accuracies, strict=True)
         ),
+    ),
+    Table(
+        "large",
+        "Larger graphs, fully supervised",
+        "full",
+        tuple(_supervised(LARGE)),
+        optional=True,
+    ),
+    Table(
+        "pareto",
+        "Accuracy against model size",
+        "full",
+        tuple(_front("planetoid/PubMed", "2MiB")),
+        (Published("planetoid/PubMed", f"LPGNAS, {PAPER}: 2.3 times smaller than PDNAS-4", "89.6"),),
+        shown="front",
+    ),
+    Table(
+        "statistics",
+        "Chosen bit-widths, and W4A8 with and without search",
+        "full",
+        tuple(_statistics(GCN16_SIZES)),
+        seeds=5,
+        shown="statistics",
     ),
 )
 

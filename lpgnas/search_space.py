@@ -264,10 +264,17 @@ class SearchSpace:
         fixed = macro or ()
         active = self.active(self._completed(fixed))
         bases = [self._completed(fixed, {"activation": kind}) for kind in (0, *self.tables()[:1])]
+        specs = [self.spec(base) for base in bases]
+        fitting = [fits(spec) for spec in specs]
 
         def alone(gene: int, option: int) -> bool:
-            vectors = ((*base[:gene], option, *base[gene + 1 :]) for base in bases)
-            return option == 0 or any(fits(self.spec(vector)) for vector in vectors)
+            if option == 0:
+                return True
+            for base, spec, known in zip(bases, specs, fitting, strict=True):
+                made = self.spec((*base[:gene], option, *base[gene + 1 :]))
+                if known if made == spec else fits(made):  # many options have no effect beside the cheapest others
+                    return True
+            return False
 
         genes = list(enumerate(self.genes()))[len(fixed) :]
         return tuple((option,) for option in fixed) + tuple(

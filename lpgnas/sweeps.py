@@ -16,7 +16,7 @@ from statistics import mean, stdev
 from typing import TYPE_CHECKING, Any, TextIO
 
 from lpgnas.budget import QUANTITIES, Budget, Quantity, Size
-from lpgnas.config import RunConfig, toml_string
+from lpgnas.config import RunConfig, toml_lines
 from lpgnas.errors import ConfigError, InfeasibleBudget, RunFolderError
 from lpgnas.pipeline import GRAPH, RECORD, Run, key_of
 from lpgnas.plots import front_panel, pareto_png
@@ -136,7 +136,7 @@ class SweepConfig:
 
     def to_toml(self) -> str:
         """One `key = value` line each."""
-        return "".join(f"{name} = {_toml(value)}\n" for name, value in self.options().items())
+        return toml_lines(self.options())
 
     def located(self, folder: Path) -> SweepConfig:
         """The same with relative paths taken from `folder`."""
@@ -187,14 +187,6 @@ def _listed(values: object, name: str, *kinds: type) -> list[Any]:
             f"{name} of a sweep must be a list of {' or '.join(k.__name__ for k in kinds)}, got {values!r}"
         )
     return list(values)
-
-
-def _toml(value: object) -> str:
-    if isinstance(value, list):
-        return f"[{', '.join(map(_toml, value))}]"
-    if isinstance(value, str):
-        return toml_string(value)
-    return str(value).lower() if isinstance(value, bool) else repr(value)
 
 
 class Sweep:

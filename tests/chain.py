@@ -120,17 +120,19 @@ def calibrated_case(seed: int, graph: Graph, num_classes: int, max_degree: int) 
     return ChainCase(seed, model, program)
 
 
-def covering_cases(graph: Graph, num_classes: int, max_degree: int, hits: int) -> Iterator[ChainCase]:
-    """Models whose logits vary on `graph`, until every wanted feature came up `hits` times.
+def covering_cases(graph: Graph, num_classes: int, max_degree: int, hits: int, least: int = 0) -> Iterator[ChainCase]:
+    """Models whose logits vary on `graph`, until every wanted feature came up `hits` times; `least` at any rate.
 
-    A spec with few features that are still wanted is passed over, so that few models suffice.
+    A spec with few features that are still wanted is passed over, so that few models suffice; once none is wanted,
+    every spec is taken.
     """
+    made = 0
     left = Counter({name: -(-hits // 4) if name.startswith("pair") else hits for name in wanted_features()})
     passed_over = refused = 0
     for seed in range(100_000):
         spec = samples.random_spec(np.random.default_rng(seed), graph.num_features, num_classes)
         useful = features_of(spec) & set(left)
-        if len(useful) < max(1, 6 - passed_over // 50):
+        if left and len(useful) < max(1, 6 - passed_over // 50):
             passed_over += 1
             continue
         try:
@@ -144,9 +146,9 @@ def covering_cases(graph: Graph, num_classes: int, max_degree: int, hits: int) -
         if len(np.unique(codes, axis=0)) < 3:
             continue
         left -= Counter(dict.fromkeys(useful, 1))
-        passed_over = 0
+        passed_over, made = 0, made + 1
         yield case
-        if not left:
+        if not left and made >= least:
             return
     raise AssertionError(f"never came up often enough: {dict(left)}")
 

@@ -47,7 +47,7 @@ def counted_bits(header: dict[str, Any], nodes: int) -> dict[str, int]:
 
 
 def counted_operations(header: dict[str, Any], nodes: int, edges: int) -> dict[str, int]:
-    """MACs and BOPs of a program without products by edge, counted from the header of its file alone."""
+    """MACs and BOPs of a program, counted from the header of its file alone."""
     arrays = {one["name"]: one for one in header["arrays"]}
     tensors = {one["name"]: one for one in (header["input"], *header["tensors"])}
     macs = bops = 0
@@ -63,11 +63,24 @@ def counted_operations(header: dict[str, Any], nodes: int, edges: int) -> dict[s
                     bops += products * array["bits"] * source["bits"]
         if operation["op"] == "aggregate" and operation["attention"] != "self":
             source = sources[0]
-            assert not operation["edge_weights"]
             products = (edges + nodes * operation["self_loops"]) * source["columns"]
-            macs += products
-            bops += products * source["bits"] * (7 if operation["table"] is not None else 1)
+            operands = [(source["bits"], 7 if operation["table"] is not None else 1)]
+            operands += score_operands(operation, arrays, source["bits"])
+            macs += products * len(operands)
+            bops += products * sum(left * right for left, right in operands)
     return {"macs": macs, "bops": bops}
+
+
+def score_operands(operation: dict[str, Any], arrays: dict[str, Any], message: int) -> list[tuple[int, int]]:
+    """Bits of both operands of every product that a score makes once an edge and column, from its written formula."""
+    if not operation["edge_weights"]:
+        return []
+    weight = int(arrays[operation["edge_weights"][0]]["bits"])
+    if operation["attention"] == "cos":  # (s h_i) h_j
+        return [(message, weight), (message + weight, message)]
+    assert operation["attention"] == "gene-linear"  # g tanh(s h_j + t h_i)
+    entry = int(arrays[operation["argument_table"]]["bits"])
+    return [(message, weight), (message, weight), (entry, weight)]
 
 
 def listed_bits(model: bytes, nodes: int) -> dict[str, int]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import chain
 import numpy as np
 import pytest
@@ -15,6 +17,12 @@ from lpgnas.pipeline import fake_quant_form
 from lpgnas.verification import Comparison, forms_of, verify_forms
 
 COLUMNS, CLASSES = 8, 3
+SPECS = 300
+SLOW_FORM = "QONNX in qonnx"
+"""Opens a session of onnxruntime for every node of the file, half a second a graph."""
+EVERYWHERE = (
+    "fake-quant", "numpy", "numba", "int ONNX in onnxruntime", "int ONNX in onnx.reference", "QONNX in onnxruntime"
+)  # fmt: skip
 FLOAT32_EXACT = 1 << 24
 
 
@@ -25,8 +33,13 @@ def calibration_graph() -> Graph:
     return Graph("calibration", x, rng.integers(0, 30, (2, 90)).astype(np.int64))
 
 
-def through_the_chain(case: chain.ChainCase, graphs: list[Graph]) -> list[Comparison]:
-    """Run every form; QONNX may be absent only where its float32 sums could not be exact."""
+def through_the_chain(
+    case: chain.ChainCase, graphs: list[Graph], slow_on: list[Graph] | None = None
+) -> list[Comparison]:
+    """Run every form; QONNX may be absent only where its float32 sums could not be exact.
+
+    With `slow_on`, the slow form runs on these graphs alone.
+    """
     files = export_files(case.program)
     refused = files.qonnx is None
     if refused:
@@ -34,7 +47,11 @@ def through_the_chain(case: chain.ChainCase, graphs: list[Graph]) -> list[Compar
     fake_quant = fake_quant_form(case.model, case.program)
     forms = forms_of(case.program, fake_quant=fake_quant, onnx_int=files.onnx_int, qonnx=files.qonnx)
     assert len(forms) == (5 if refused else 7)
-    results = verify_forms(case.program, forms, graphs)
+    fast = {name: form for name, form in forms.items() if slow_on is None or name != SLOW_FORM}
+    results = verify_forms(case.program, fast, graphs)
+    if len(fast) < len(forms) and slow_on is not None:
+        two = {name: forms[name] for name in ("fake-quant", SLOW_FORM)}
+        results += verify_forms(case.program, two, slow_on)[1::2]
     failed = [result for result in results if result.failed]
     assert not failed, f"seed {case.seed}: {failed}"
     return results
@@ -55,16 +72,27 @@ def test_every_operator_and_format_through_the_chain() -> None:
 
 @pytest.mark.slow
 def test_every_operator_and_format_on_adversarial_graphs() -> None:
+    """300 random models; the forms that start anew for every node of a file take turns over the graphs."""
     graph = calibration_graph()
     adversarial = as_graphs(samples.adversarial_graphs(COLUMNS))
-    slow_for_reference = [item for item in adversarial if item.name == "hub"]
-    small = [item for item in adversarial if item.name != "hub"]
-    count = refused = 0
-    for case in chain.covering_cases(graph, CLASSES, max_degree=5000, hits=chain.HITS):
-        results = through_the_chain(case, [graph, *small, *(slow_for_reference if count % 4 == 0 else [])])
-        refused += not any(result.form.startswith("QONNX") for result in results)
+    small = [graph, *(item for item in adversarial if item.name != "hub")]
+    hub = [item for item in adversarial if item.name == "hub"]
+    compared: Counter[tuple[str, str]] = Counter()
+    features: Counter[str] = Counter()
+    count = 0
+    for case in chain.covering_cases(graph, CLASSES, max_degree=5000, hits=chain.HITS, least=SPECS):
+        large = hub if count % 4 == 0 else []
+        results = through_the_chain(case, [*small, *large], slow_on=[small[count % len(small)], *large])
+        compared.update((result.form, result.graph) for result in results)
+        features.update(chain.features_of(case.model.spec))
         count += 1
-    assert count - refused >= 100  # QONNX sums in float32: with 5,000 edges a node some models are refused by name
+    assert count >= SPECS
+    assert {form for form, _ in compared} == {*EVERYWHERE, SLOW_FORM}
+    # QONNX sums in float32: with 5,000 edges a node some models are refused by name
+    assert min(compared.values()) >= 15, compared
+    for name in (form for form in EVERYWHERE if not form.startswith("QONNX")):
+        assert all(compared[name, item.name] == count for item in small)
+    assert min(features[name] for name in chain.wanted_features() if not name.startswith("pair")) >= chain.HITS
 
 
 @pytest.mark.slow

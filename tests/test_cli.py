@@ -195,7 +195,7 @@ def test_every_option_is_a_flag_and_a_key(small_npz: Path, tmp_path: Path) -> No
     for command in ("run", "search"):
         flags = set(re.findall(r"--([a-z-]+)", runs.lpgnas(command, "--help").out.split("options:")[1]))
         flags -= {"help", "config", "out", "data-root", "quiet"}  # of where things are, not of what is computed
-        assert flags == keys | {"no-inductive", "no-distillation"}
+        assert flags == keys | {"no-inductive", "no-distillation", "no-routes"}
 
 
 def test_relative_paths_are_kept_whole(small_npz: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,7 +20,7 @@ CONFIG = RunConfig("cora", inductive=True, weight_budget="3KiB", peak_budget="1 
 def test_toml_round_trip() -> None:
     assert RunConfig.from_toml(CONFIG.to_toml()) == CONFIG
     assert RunConfig.from_toml('dataset = "cora"') == RunConfig("cora")
-    assert set(tomllib.loads(CONFIG.to_toml())) == set(CONFIG.__dict__)
+    assert set(tomllib.loads(replace(CONFIG, routes=False).to_toml())) == set(CONFIG.__dict__)
 
 
 @given(st.text(st.characters(codec="utf-8"), min_size=1))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,16 +17,18 @@ from lpgnas.cost_models.program_cost import program_cost
 from lpgnas.cost_models.rows import GraphSize
 from lpgnas.cost_models.spec_cost import spec_cost
 from lpgnas.errors import InfeasibleBudget
-from lpgnas.export.onnx_int import export_onnx_int
-from lpgnas.export.qonnx import export_qonnx
+from lpgnas.export.files import export_files
 from lpgnas.integer_program import IntegerProgram
 from lpgnas.lowering import lower
 from lpgnas.number_formats import FormatChoice
+from lpgnas.operators import ACTIVATIONS, ATTENTIONS
 from lpgnas.preferences import Controller
 from lpgnas.program_file import to_bytes
+from lpgnas.projection import Projection
 from lpgnas.search_space import SearchSpace
+from lpgnas.space_options import space_arguments
 from lpgnas.spec import ModelSpec
-from lpgnas.strategy import Draws, draw_candidates
+from lpgnas.strategy import Draws, draw_candidates, fits_within
 
 GRAPHS = {
     "Cora": (SearchSpace(1433, 7, row_normalize=True), GraphSize(2708, 10_556, 49_216)),
@@ -32,19 +36,26 @@ GRAPHS = {
 }
 TABLE = random_table(np.random.default_rng(4))
 MAX_DEGREE = 1023
+TRIES, CHECKS = 40, 200
+"""Draws before one is cut down to its budget, and costs before a projection settles, over the whole space."""
 Limits = dict[str, int]
 """Limits by the name of their quantity."""
 
 
 def smallest(graph: str) -> Limits:
     space, size = GRAPHS[graph]
-    cost = spec_cost(space.spec(space.smallest()), size, latency=TABLE)
+    return limits_of(space.spec(space.smallest()), size)
+
+
+def limits_of(spec: ModelSpec, size: GraphSize) -> Limits:
+    """The limits that a model uses up."""
+    cost = spec_cost(spec, size, latency=TABLE)
     return {one.name: cost.quantity(one.name) for one in QUANTITIES}
 
 
-def feasible_limits(rng: np.random.Generator, graph: str) -> Limits:
+def feasible_limits(rng: np.random.Generator, smallest: Limits) -> Limits:
     """Limits drawn log-uniformly from the smallest feasible ones to 100 times them, on some of the quantities."""
-    limits = {what: int(least * np.exp(rng.uniform(0, np.log(100)))) for what, least in smallest(graph).items()}
+    limits = {what: int(least * np.exp(rng.uniform(0, np.log(100)))) for what, least in smallest.items()}
     kept = rng.permutation(list(limits))[: int(rng.integers(1, len(limits) + 1))]
     return {str(what): limits[str(what)] for what in kept}
 
@@ -69,7 +80,9 @@ def check_within(limits: Limits, program: IntegerProgram, size: GraphSize) -> No
     assert counted == {what: cost.quantity(what) for what in counted}
     assert counted.keys() | {"latency_ns"} == {one.name for one in QUANTITIES}
     assert all(cost.quantity(what) <= limit for what, limit in limits.items())
-    for model in (export_onnx_int(program), export_qonnx(program)):
+    files = export_files(program)
+    assert files.qonnx is not None or "2^24" in files.qonnx_refused
+    for model in (files.onnx_int, *([] if files.qonnx is None else [files.qonnx])):
         listed = listed_bits(model, size.num_nodes)
         assert listed["array_bits"] + parameter_bits(header) == counted["weight_bits"]
         assert listed["buffer_bits"] == counted["buffer_bits"]
@@ -85,7 +98,7 @@ def check_feasible(graph: str, draws: int, programs: int, seed: int) -> None:
     space, size = GRAPHS[graph]
     rng = np.random.default_rng(seed)
     for draw in range(draws):
-        limits = feasible_limits(rng, graph)
+        limits = feasible_limits(rng, smallest(graph))
         found = draw_candidates(space, budget_of(limits), size, 3, draw, TABLE)
         learned = Draws(space, budget_of(limits), size, guessing(space, rng), draw, TABLE).next(2)
         assert found
@@ -99,12 +112,44 @@ def check_feasible(graph: str, draws: int, programs: int, seed: int) -> None:
             check_within(limits, lowered(rng, learned[-1].spec), size)
 
 
+def check_whole_space(graph: str, budgets: int, programs: int, seed: int) -> None:
+    """A draw under each of `budgets` budgets of the whole space is within, and so is every third's derived model.
+
+    There are several smallest models, none smaller than all others: a budget starts from one of them. Projections
+    settle after few costs here; what they settle for has to fit all the same.
+    """
+    narrow, size = GRAPHS[graph]
+    space = replace(narrow, **space_arguments("whole", None, {}))
+    rng, chains = np.random.default_rng(seed), [c for c in space.smallest_models() if space.macro(c).is_chain]
+    least, drawn = [limits_of(space.spec(choices), size) for choices in chains], Counter[str]()
+    assert len(chains) == len(space.blocks) == 4
+    for number in range(budgets):
+        limits = feasible_limits(rng, least[int(rng.integers(len(least)))])
+        fits = fits_within(budget_of(limits), size, TABLE)
+        found = [space.draw_feasible(rng, fits, tries=TRIES)]
+        if number % 3 == 0:
+            project = Projection(space, fits, CHECKS)
+            found.append(project(guessing(space, rng).preferences(rng)))
+        for choices in found:
+            assert choices is not None
+            spec = space.spec(choices)
+            used = limits_of(spec, size)
+            assert all(used[what] <= limit for what, limit in limits.items()), (number, limits, used)
+            drawn.update({f"blocks {len(spec.layers)}", *(layer.attention for layer in spec.layers)})
+            drawn.update(layer.activation for layer in spec.layers)
+        if number < programs and found[-1] is not None:
+            check_within(limits, lowered(rng, space.spec(found[-1])), size)
+    if budgets >= 500:
+        everything = {*ATTENTIONS, *ACTIVATIONS, *(f"blocks {count}" for count in space.blocks)}
+        assert min(drawn[name] for name in everything) >= 10, drawn
+
+
 def check_infeasible(graph: str, draws: int, seed: int) -> None:
     """Budgets below the smallest are refused with a budget that works, and that no smaller byte replaces."""
     space, size = GRAPHS[graph]
     rng, least = np.random.default_rng(seed), smallest(graph)
     for _ in range(draws):
-        limits = feasible_limits(rng, graph)
+        limits = feasible_limits(rng, smallest(graph))
         for what in rng.permutation(list(limits))[: int(rng.integers(1, len(limits) + 1))]:
             limits[str(what)] = max(1, int(least[str(what)] * rng.uniform(0, 0.999)))
         with pytest.raises(InfeasibleBudget) as caught:
@@ -123,6 +168,18 @@ def check_infeasible(graph: str, draws: int, seed: int) -> None:
 def test_some_budgets_are_met_or_refused(graph: str) -> None:
     check_feasible(graph, draws=8, programs=1, seed=0)
     check_infeasible(graph, draws=1, seed=1)
+
+
+@pytest.mark.parametrize("graph", GRAPHS)
+def test_some_budgets_of_the_whole_space_are_met(graph: str) -> None:
+    check_whole_space(graph, budgets=6, programs=1, seed=4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("graph", GRAPHS)
+def test_500_budgets_of_the_whole_space_are_met(graph: str) -> None:
+    """A thousand with both graphs."""
+    check_whole_space(graph, budgets=500, programs=20, seed=5)
 
 
 @pytest.mark.slow

@@ -63,7 +63,7 @@ def test_the_record_says_what_was_done(small_run: Path) -> None:
         "graph_sha256": "",
     }
     assert set(record["stages"]) == set(STAGES)
-    assert record["config"] == config_of(small_run).__dict__
+    assert RunConfig.of(record["config"]) == config_of(small_run)
     verify, evaluate = record["stages"]["verify"], record["stages"]["evaluate"]
     assert verify["passed"]
     assert len(verify["comparisons"]) == 49

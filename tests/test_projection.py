@@ -172,12 +172,20 @@ def test_ties_go_to_the_cheaper_option() -> None:
 
 
 @pytest.mark.parametrize("checks", [0, 20, 4000])
-def test_what_is_left_after_too_many_checks_is_feasible(checks: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(projection, "MAX_CHECKS", checks)
+def test_what_is_left_after_too_many_checks_is_feasible(checks: int) -> None:
     rng, fits = np.random.default_rng(2), fits_within(Budget(weights="1KiB", buffers="40KiB", peak="500KiB"), CORA_SIZE)
+    calls = [0]
+
+    def counted(spec: ModelSpec) -> bool:
+        calls[0] += 1
+        return fits(spec)
+
+    find, genes = projection.Projection(CORA, counted, checks), sum(count for _, count in CORA.genes())
     for _ in range(5):
-        found = project(CORA, random_preferences(CORA, rng), fits)
+        calls[0] = 0
+        found = find(random_preferences(CORA, rng))
         assert found is not None and fits(CORA.spec(found))
+        assert calls[0] <= checks + 2 * genes  # the options that fit alone, looked up at first, and one way down
 
 
 def test_an_infeasible_budget_has_no_projection() -> None:

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import io
 import json
+import re
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
 
-from lpgnas.errors import ConfigError, UnknownName
-from lpgnas.reproduce import Reproduction, report
+from lpgnas.errors import ConfigError, DatasetError, UnknownName
+from lpgnas.reproduce import Reproduction, entry_of
+from lpgnas.reproduce_report import report
 from lpgnas.reproduce_tables import PLAIN, TABLES, Entry, Published, Table
+
+W2A6: dict[str, Any] = {
+    "strategy": "uniform", "architecture": "gcn", "weight_format": "fixed2", "activation_bits": 6, "weight_budget": ""
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -29,6 +37,7 @@ def small(small_npz: Path) -> Iterator[Table]:
             Entry("searched", "run", plain),
             Entry("once", "retrained", plain),
             Entry("JKNet", "manual", replace(plain, architecture="jknet")),
+            Entry("GCN W2A6", "uniform", replace(plain, **W2A6), family="quantised"),
             Entry("PDNAS-3", "pdnas", plain, 3),
         ),
         (Published(str(small_npz), "someone's", "12.3", "4 KB"),),
@@ -51,7 +60,7 @@ def measured(small: Table, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_table_is_measured_and_goes_on(small: Table, measured: Path) -> None:
     rows, text = pd.read_csv(measured / "small.csv"), (measured / "small.md").read_text()
-    assert len(rows) == 8 and rows["key"].is_unique
+    assert len(rows) == 10 and rows["key"].is_unique
     assert text == report(small, rows)
     assert "*someone's, published*" in text and "| 12.3 | 4 KB |" in text
     assert (measured / "small.png").read_bytes()[:4] == b"\x89PNG"
@@ -77,11 +86,53 @@ def test_what_the_rows_say(measured: Path) -> None:
     assert once["formats"].nunique() == once["weight_bits"].nunique() == 1  # one search for all seeds
     for model in ("JKNet", "PDNAS-3"):
         assert set(json.loads(rows.loc[(model, 0), "formats"]).values()) == {"float32"}
+    assert set(json.loads(rows.loc[("GCN W2A6", 0), "formats"]).values()) == {"fixed2", "fixed6"}
+    assert rows.loc[("GCN W2A6", 0), "steps"] == 5 * 12  # as many trainings as JKNet's
+    assert rows.loc[("JKNet", 0), "steps"] == 5 * 12
     assert rows["test_accuracy"].between(0, 1).all()
 
 
+def test_a_row_is_measured_again_from_its_settings(measured: Path, tmp_path: Path) -> None:
+    rows = pd.read_csv(measured / "small.csv")
+    made = Reproduction("small", tmp_path, tmp_path / "work")
+    for model in ("searched", "once", "JKNet", "GCN W2A6", "PDNAS-3"):
+        row = rows[(rows["model"] == model) & (rows["seed"] == 1)].iloc[0]
+        again = asdict(made.measure(entry_of(model, row["settings"]), int(row["seed"])))
+        assert again == {name: row[name] for name in again}
+
+
+def test_the_time_is_told_before_it_starts(small: Table, measured: Path, tmp_path: Path) -> None:
+    stream = io.StringIO()
+    Reproduction("small", tmp_path, tmp_path / "work", stream=stream).run(1, only=("JKNet",))
+    told = stream.getvalue().splitlines()[0]
+    assert re.fullmatch(r"A small table: 1 of 1 rows to measure, about \d+ min by the rows that are done .*", told)
+    stream = io.StringIO()
+    Reproduction("small", measured, tmp_path / "none", stream=stream).run()
+    assert stream.getvalue().splitlines()[0] == "A small table: 0 of 10 rows to measure"
+
+
+def test_graphs_without_data(small: Table, small_npz: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A table refuses before anything is written; an optional one goes on with the graphs that are there."""
+    entries = (small.entries[2], replace(small.entries[2], config=replace(small.entries[2].config, dataset="Yelp")))
+    for optional in (False, True):
+        table = replace(small, entries=entries, published=(), optional=optional)
+        monkeypatch.setattr("lpgnas.reproduce.TABLES", {"small": table})
+        stream = io.StringIO()
+        made = Reproduction("small", tmp_path / str(optional), tmp_path / "work", stream=stream)
+        with pytest.raises(DatasetError, match="'Yelp': multi-label targets are not built yet"):
+            made.run(1, datasets=("Yelp",))
+        if not optional:
+            with pytest.raises(DatasetError, match="'Yelp'"):
+                made.run(1)
+        assert not (tmp_path / str(optional)).exists()
+        if optional:
+            text = made.run(1)
+            assert f"## {small_npz}" in text and "Yelp" not in text
+            assert "without Yelp: dataset 'Yelp'" in stream.getvalue()
+
+
 def test_unknown_names(small: Table, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"has no model 'jknet'; known: searched, once, JKNet, PDNAS-3"):
+    with pytest.raises(ConfigError, match=r"has no model 'jknet'; known: searched, once, JKNet, GCN W2A6, PDNAS-3"):
         Reproduction("small", tmp_path, tmp_path / "work").run(only=("jknet",))
     with pytest.raises(ConfigError, match=r"has no graph 'cora'; known: .*small.npz"):
         Reproduction("small", tmp_path, tmp_path / "work").run(datasets=("cora",))
@@ -95,6 +146,7 @@ def test_the_tables() -> None:
         TABLES.get("citations")
     for name in TABLES.names():
         table = TABLES.get(name)
+        assert table.shown == "models" or table.name in ("pareto", "statistics")
         assert len({(entry.model, entry.config.dataset) for entry in table.entries}) == len(table.entries)
         assert {entry.config.protocol for entry in table.entries} == {table.protocol}
         for entry in table.entries:
