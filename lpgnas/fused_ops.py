@@ -46,6 +46,11 @@ def random_bytes(count: int, generator: torch.Generator) -> Array:
     return words.view(np.uint8)[:count]
 
 
+def _saved(ctx: Any) -> tuple[Array, ...]:  # noqa: ANN401
+    """What a forward pass saved, through autograd: its hooks see it, and a tensor changed since is refused."""
+    return tuple(as_array(one) for one in ctx.saved_tensors)
+
+
 def kept_share(probability: float) -> tuple[int, float]:
     """Threshold of a random byte that drops with `probability`, and the factor that makes up for what is dropped."""
     threshold = min(DRAW_RANGE - 1, round(probability * DRAW_RANGE))
@@ -63,12 +68,14 @@ def dropped(values: Array, draws: Array, probability: float) -> Array:
 class _Dropout(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, value: Tensor, probability: float, generator: torch.Generator) -> Tensor:  # noqa: ANN401
-        ctx.probability, ctx.draws = probability, random_bytes(value.numel(), generator)
-        return torch.from_numpy(dropped(as_array(value), ctx.draws, probability))
+        ctx.probability, draws = probability, random_bytes(value.numel(), generator)
+        ctx.save_for_backward(torch.from_numpy(draws))
+        return torch.from_numpy(dropped(as_array(value), draws, probability))
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:  # noqa: ANN401
-        return torch.from_numpy(dropped(as_array(gradient), ctx.draws, ctx.probability)), None, None
+        (draws,) = _saved(ctx)
+        return torch.from_numpy(dropped(as_array(gradient), draws, ctx.probability)), None, None
 
 
 def drop(value: Tensor, probability: float, generator: torch.Generator) -> Tensor:
@@ -82,8 +89,8 @@ def drop(value: Tensor, probability: float, generator: torch.Generator) -> Tenso
 class _RoundRows(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, value: Tensor, row: Tensor, bias: Tensor, grid: tuple[int, float, float, int]) -> Tensor:  # noqa: ANN401
-        ctx.arrays = tuple(as_array(part) for part in (value, row, bias))
-        values, rows, biases = ctx.arrays
+        ctx.save_for_backward(value, row, bias)
+        values, rows, biases = (as_array(part) for part in (value, row, bias))
         real, (fraction, low, high, mode) = values.dtype.type, grid
         ctx.grid = real(2.0**fraction), real(low), real(high), mode
         scale, smallest, largest, mode = ctx.grid
@@ -93,7 +100,7 @@ class _RoundRows(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, Tensor, None]:  # noqa: ANN401
-        (values, rows, biases), (scale, low, high, mode) = ctx.arrays, ctx.grid
+        (values, rows, biases), (scale, low, high, mode) = _saved(ctx), ctx.grid
         to_values, to_bias = np.empty_like(values), np.zeros(values.shape[1], values.dtype)
         kernels.round_rows_backward(
             as_array(gradient), values, rows, biases, scale, low, high, mode, to_values, to_bias
@@ -161,13 +168,15 @@ def scaled_codes(latent: Tensor, codes: Tensor, scale: float) -> Tensor:
 class _LookUp(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, value: Tensor, fraction: int, low: int, table: Array, slope: Array) -> Tensor:  # noqa: ANN401
-        ctx.array, ctx.grid, ctx.slope = as_array(value), (fraction, low), slope
-        return torch.from_numpy(_looked_up(ctx.array, fraction, low, table))
+        ctx.save_for_backward(value)
+        ctx.grid, ctx.slope = (fraction, low), slope
+        return torch.from_numpy(_looked_up(as_array(value), fraction, low, table))
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None, None]:  # noqa: ANN401
         fraction, low = ctx.grid
-        slopes = torch.from_numpy(_looked_up(ctx.array, fraction, low, ctx.slope))
+        (values,) = _saved(ctx)
+        slopes = torch.from_numpy(_looked_up(values, fraction, low, ctx.slope))
         return gradient * slopes, None, None, None, None
 
 
@@ -188,14 +197,14 @@ class _WeightedSum(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, weight: Tensor, value: Tensor, edges: Edges) -> Tensor:  # noqa: ANN401
         ctx.edges, weights, values = edges, as_array(weight), as_array(value)
-        ctx.arrays = weights, values
+        ctx.save_for_backward(weight, value)
         result = np.empty((len(edges.indptr) - 1, *values.shape[1:]), values.dtype)
         kernels.weighted_sum(edges.indptr.numpy(), edges.source.numpy(), weights, values, result)
         return torch.from_numpy(result)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:  # noqa: ANN401
-        weights, values = ctx.arrays
+        weights, values = _saved(ctx)
         to_weight, to_value = np.empty_like(weights), np.zeros_like(values)
         indptr, source = ctx.edges.indptr.numpy(), ctx.edges.source.numpy()
         kernels.weighted_sum_backward(indptr, source, weights, values, as_array(gradient), to_weight, to_value)
@@ -206,17 +215,17 @@ class _WeightedMax(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, weight: Tensor, value: Tensor, edges: Edges) -> Tensor:  # noqa: ANN401
         ctx.source, weights, values = edges.source.numpy(), as_array(weight), as_array(value)
-        ctx.arrays = weights, values
         result = np.empty((len(edges.indptr) - 1, *values.shape[1:]), values.dtype)
-        ctx.winner = np.empty(result.shape, np.int32)
-        kernels.weighted_max(edges.indptr.numpy(), ctx.source, weights, values, result, ctx.winner)
+        winner = np.empty(result.shape, np.int32)
+        ctx.save_for_backward(weight, value, torch.from_numpy(winner))
+        kernels.weighted_max(edges.indptr.numpy(), ctx.source, weights, values, result, winner)
         return torch.from_numpy(result)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:  # noqa: ANN401
-        weights, values = ctx.arrays
+        weights, values, winner = _saved(ctx)
         to_weight, to_value = np.zeros_like(weights), np.zeros_like(values)
-        kernels.weighted_max_backward(ctx.winner, ctx.source, weights, values, as_array(gradient), to_weight, to_value)
+        kernels.weighted_max_backward(winner, ctx.source, weights, values, as_array(gradient), to_weight, to_value)
         return torch.from_numpy(to_weight), torch.from_numpy(to_value), None
 
 
@@ -245,19 +254,21 @@ def aggregate(edges: Edges, value: Tensor, *, weight: Tensor | None = None, larg
 class _Softmax(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, score: Tensor, edges: Edges, fraction: int, table: Array) -> tuple[Tensor, Tensor]:  # noqa: ANN401
-        ctx.indptr, ctx.score = edges.indptr.numpy(), as_array(score)
-        real = ctx.score.dtype.type
+        ctx.save_for_backward(score)
+        ctx.indptr, values = edges.indptr.numpy(), as_array(score)
+        real = values.dtype.type
         ctx.scale, ctx.peak, ctx.length = real(2.0**fraction), real(table[0]), len(table)
-        numerator = np.empty_like(ctx.score)
+        numerator = np.empty_like(values)
         denominator = np.empty((len(edges.indptr) - 1, score.shape[1]), real)
-        kernels.softmax_numerators(ctx.indptr, ctx.score, ctx.scale, table.astype(real), numerator, denominator)
+        kernels.softmax_numerators(ctx.indptr, values, ctx.scale, table.astype(real), numerator, denominator)
         return torch.from_numpy(numerator), torch.from_numpy(denominator)
 
     @staticmethod
     def backward(ctx: Any, to_numerator: Tensor, to_denominator: Tensor) -> tuple[Tensor, None, None, None]:  # noqa: ANN401
-        to_score = np.empty_like(ctx.score)
+        (score,) = _saved(ctx)
+        to_score = np.empty_like(score)
         gradients = as_array(to_numerator), as_array(to_denominator)
-        kernels.softmax_backward(ctx.indptr, ctx.score, ctx.scale, ctx.peak, ctx.length, *gradients, to_score)
+        kernels.softmax_backward(ctx.indptr, score, ctx.scale, ctx.peak, ctx.length, *gradients, to_score)
         return torch.from_numpy(to_score), None, None, None
 
 
@@ -301,7 +312,8 @@ class _CrossEntropy(torch.autograd.Function):
         values = as_array(logits)
         real, labelled = values.dtype.type, targets.labelled.numpy()
         soft = values[:0] if targets.soft is None else as_array(targets.soft).astype(values.dtype, copy=False)
-        ctx.gradient = np.empty_like(values)
+        gradient = np.empty_like(values)
+        ctx.save_for_backward(torch.from_numpy(gradient))
         total = kernels.mixed_cross_entropy(
             values,
             targets.labels.numpy(),
@@ -310,13 +322,14 @@ class _CrossEntropy(torch.autograd.Function):
             soft,
             real(targets.soft_weight / len(values)),
             real(targets.temperature),
-            ctx.gradient,
+            gradient,
         )
         return torch.tensor(total, dtype=logits.dtype)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # noqa: ANN401
-        return torch.from_numpy(ctx.gradient) * gradient, None
+        (own,) = ctx.saved_tensors
+        return own * gradient, None
 
 
 def mixed_cross_entropy(logits: Tensor, targets: Targets) -> Tensor:

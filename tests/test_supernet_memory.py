@@ -11,6 +11,7 @@ from saved_tensors import saved_tensors
 
 from lpgnas.budget import Budget
 from lpgnas.config import RunConfig
+from lpgnas.dropout import Dropout
 from lpgnas.layers import QuantizedModel
 from lpgnas.preparation import Prepared, prepare, search_space
 from lpgnas.search_round import RoundSettings, SearchRound
@@ -44,9 +45,9 @@ def float_bytes(cora: Prepared, space: SearchSpace) -> int:
     """What the backward pass of the largest float32 model needs."""
     peaks = []
     for model in float_models(space):
-        graph, generator = cora.data.tensors(model, stop=False), torch.Generator().manual_seed(0)
+        graph, dropout = cora.data.tensors(model, stop=False), Dropout(SETTINGS.dropout, 0)
         with saved_tensors() as peak:
-            logits = model(graph, dropout=SETTINGS.dropout, generator=generator)
+            logits = model(graph, dropout=dropout)
             training_loss(logits, cora.data, SETTINGS, None).backward()  # type: ignore[no-untyped-call]
         assert peak.alive == 0 and peak.bytes > 4 * cora.graph.num_nodes * space.widths[-1]
         peaks.append(peak.bytes)
