@@ -26,6 +26,7 @@ from lpgnas.errors import ExportError
 from lpgnas.export import local_functions
 from lpgnas.export.edge_scores import OnnxScores
 from lpgnas.export.graph_builder import GraphBuilder, to_bytes
+from lpgnas.export.input_words import kept_columns
 from lpgnas.export.message_passing import EdgeSet, MessagePassing
 from lpgnas.export.metadata import describe, file_metadata
 from lpgnas.export.rounding import round_codes
@@ -314,7 +315,8 @@ def _emit_part(context: _Context, operation: Transform, prefix: str, part: Part,
     """The real value that one input adds to the total, float64 if `wide`."""
     b, source, array = context.builder, part.source, part.weight
     _require_float32(_where(operation), "sums", operation.accumulator_bound, source.fraction + array.fraction)
-    product = b.add("MatMul", prefix, context.values[source.name], _weight(context, array, transpose=True))
+    value = kept_columns(b, context.values[source.name], part.index)
+    product = b.add("MatMul", prefix, value, _weight(context, array, transpose=True))
     value = _scale_product(context, f"{prefix}/scaled", product, array)
     value = b.cast(value, np.float64) if wide else value
     if part.row_factor:

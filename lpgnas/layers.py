@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
 from lpgnas.attentions.score import EdgeScore, FloatArray, ScoreTable, fraction_name
 from lpgnas.components import Component
-from lpgnas.errors import LoweringError
+from lpgnas.errors import ConfigError, LoweringError
 from lpgnas.fused_ops import Edges, aggregate, look_up, round_rows, softmax_numerators
 from lpgnas.fused_ops import dropout as drop_entries
 from lpgnas.graph_tensors import GraphTensors, Neighbourhood, Product
@@ -80,7 +81,7 @@ class QuantizedLayer(nn.Module):
         self.attention = ATTENTIONS.get(spec.attention)
         self.output = Component.OUTPUT if index == len(model.layers) - 1 else Component.ACTIVATION
         self.tap: Tap | None = None
-        self._widths = list(model.source_widths(index))
+        self._sources, self._widths = sources, list(model.source_widths(index))
         self._parts = {
             prefix: [part_name(prefix, index, source) for source in sources] for prefix in ("weight", "shortcut_weight")
         }
@@ -103,6 +104,12 @@ class QuantizedLayer(nn.Module):
         whole = _glorot(self.spec.width, sum(self._widths)).detach()
         for name, part in zip(self._parts[prefix], torch.split(whole, self._widths, dim=1), strict=True):
             self.register_parameter(name, nn.Parameter(part.contiguous()))
+
+    def input_parts(self) -> set[str]:
+        """Names of the parameters whose columns are those of the features."""
+        if self._sources[0] != INPUT:
+            return set()
+        return {names[0] for names in self._parts.values() if hasattr(self, names[0])}
 
     def whole(self, prefix: str) -> Tensor:
         """The trainable `weight` or `shortcut_weight` [width, input width], the parts of all sources side by side."""
@@ -325,10 +332,23 @@ class QuantizedLayer(nn.Module):
 
 
 class QuantizedModel(nn.Module):
-    """A `ModelSpec` as a trainable module."""
+    """A `ModelSpec` as a trainable module.
 
-    def __init__(self, spec: ModelSpec, input_fraction: int) -> None:
+    Args:
+        spec: the choices.
+        input_fraction: of the features.
+        words: [K] int64, the kept columns of the features, rising, where the spec does not keep all; else None.
+
+    Raises:
+        ConfigError: words that are not those of the spec.
+    """
+
+    words: Tensor | None
+
+    def __init__(self, spec: ModelSpec, input_fraction: int, words: Tensor | None = None) -> None:
         super().__init__()
+        _check_words(spec, words)
+        self.register_buffer("words", words)
         self.spec = spec
         self.input_fraction = input_fraction
         self.layers = nn.ModuleList(QuantizedLayer(spec, index) for index in range(len(spec.layers)))
@@ -350,7 +370,7 @@ class QuantizedModel(nn.Module):
                 is drawn once: all blocks that read it see the same entries.
             generator: the source of randomness of dropout.
         """
-        sources = {INPUT: Source(graph.product(dropout, generator), graph.features.dense)}
+        sources = {INPUT: Source(graph.product(dropout, generator, self.words), graph.features.dense)}
         value = torch.empty(0)
         for index, layer in enumerate(self.blocks):
             if index:
@@ -362,6 +382,10 @@ class QuantizedModel(nn.Module):
         """What lowering needs of every block."""
         return tuple(layer.codes() for layer in self.blocks)
 
+    def word_codes(self) -> npt.NDArray[np.int64] | None:
+        """The kept columns of the features, for lowering; None for all."""
+        return None if self.words is None else self.words.numpy()
+
     @property
     def blocks(self) -> tuple[QuantizedLayer, ...]:
         """The blocks, first to last."""
@@ -372,6 +396,18 @@ class QuantizedModel(nn.Module):
         """The features' format, None in a float reference."""
         choice = self.spec.input_format
         return None if choice == FLOAT32 else FixedPoint(choice.bits, self.input_fraction, self.spec.input_signed)
+
+
+def _check_words(spec: ModelSpec, words: Tensor | None) -> None:
+    if spec.input_words is None and words is None:
+        return
+    count, last = (0, -1) if words is None else (len(words), spec.num_features)
+    inside = words is not None and bool(((words >= 0) & (words < last)).all() and (words.diff() > 0).all())
+    if words is None or words.dtype != torch.int64 or count != spec.input_words or not inside:
+        raise ConfigError(
+            f"a model that keeps {spec.kept_words} of {spec.num_features} words needs their int64 numbers, rising; "
+            f"got {count}"
+        )
 
 
 def _glorot(rows: int, columns: int) -> nn.Parameter:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -19,6 +20,7 @@ from lpgnas.components import Component
 from lpgnas.errors import ConfigError
 from lpgnas.graph import BoolArray, Graph
 from lpgnas.graph_tensors import GraphTensors, graph_tensors, input_fraction
+from lpgnas.input_words import rank_words
 from lpgnas.layers import QuantizedModel
 from lpgnas.number_formats import FLOAT32
 from lpgnas.spec import ModelSpec
@@ -92,6 +94,15 @@ class TrainingData:
             )
         return self._cache[key]
 
+    @cached_property
+    def word_ranks(self) -> Tensor:
+        """The columns of the features [F] int64, the most telling first."""
+        return torch.from_numpy(rank_words(self.graph, self.train.numpy()))
+
+    def kept_words(self, spec: ModelSpec) -> Tensor | None:
+        """The columns of the features that `spec` keeps [K] int64, rising: the first by rank; None for all."""
+        return None if spec.input_words is None else self.word_ranks[: spec.input_words].sort().values
+
 
 def transductive_data(graph: Graph, train: BoolArray, stop: BoolArray) -> TrainingData:
     """All nodes and edges take part in training; labels only those of `train` [N]."""
@@ -140,7 +151,7 @@ def train_model(
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
     fraction = input_fraction(data.graph, spec.input_format.bits, signed=spec.input_signed)
-    model = QuantizedModel(spec, fraction)
+    model = QuantizedModel(spec, fraction, data.kept_words(spec))
     graph, stop_graph = data.tensors(model, stop=False), data.tensors(model, stop=True)
     optimizer = _optimizer(model, settings)
     keeper = _Keeper(model, data, graph, stop_graph, early_stopping=settings.early_stopping)

@@ -90,7 +90,8 @@ def adversarial_case(index: int, rounding: Rounding) -> Case:
         fraction = int(rng.integers(0, spec.input_format.bits + 1))
         try:
             codes = samples.random_codes(rng, spec, fraction)
-            lowered = lower(spec, codes, input_fraction=fraction, max_degree=5000)
+            words = samples.random_words(index, spec)
+            lowered = lower(spec, codes, input_fraction=fraction, max_degree=5000, words=words)
         except LoweringError:
             continue
         graphs = tuple(samples.adversarial_graphs(lowered.num_features))

@@ -58,7 +58,7 @@ def lowered(rng: np.random.Generator, spec: ModelSpec) -> IntegerProgram:
     """A program of the spec with random weights."""
     input_fraction = spec.input_format.bits - 1
     codes = samples.random_codes(rng, spec, input_fraction)
-    return lower(spec, codes, input_fraction=input_fraction, max_degree=MAX_DEGREE)
+    return lower(spec, codes, input_fraction=input_fraction, max_degree=MAX_DEGREE, words=samples.random_words(0, spec))
 
 
 def check_within(limits: Limits, program: IntegerProgram, size: GraphSize) -> None:

@@ -59,11 +59,18 @@ def test_round_trip_is_identical(seed: int) -> None:
 
 def test_other_tools_can_open_it() -> None:
     with np.load(io.BytesIO(to_bytes(program()))) as archive:
-        assert json.loads(archive["header"].tobytes())["schema_version"] == 3
+        assert json.loads(archive["header"].tobytes())["schema_version"] == 4
+
+
+def as_version_3(header: dict[str, Any]) -> None:
+    """What an older lpgnas wrote: no index of kept words, in any program that has none."""
+    assert all(array["role"] != "index" for array in header["arrays"])
+    header["schema_version"] = 3
 
 
 def as_version_2(header: dict[str, Any]) -> None:
-    """What an older lpgnas wrote: transforms of one input."""
+    """Before that: transforms of one input."""
+    as_version_3(header)
     header["schema_version"] = 2
     for operation in header["operations"]:
         if operation["op"] == "transform":
@@ -82,10 +89,10 @@ def as_version_1(header: dict[str, Any]) -> None:
 
 
 def chains(count: int = 120) -> Iterator[tuple[int, IntegerProgram]]:
-    """Programs in which every transform has one input, with their seeds."""
+    """Programs without an index in which every transform has one input, with their seeds."""
     for seed in range(count):
         made = program(seed)
-        if all(len(one.inputs) == 1 for one in made.operations if isinstance(one, Transform)):
+        if made.index is None and all(len(one.inputs) == 1 for one in made.operations if isinstance(one, Transform)):
             yield seed, made
 
 
@@ -152,8 +159,8 @@ def test_a_forged_checksum_alone_changes_nothing() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda h: h.update(schema_version=4), "schema version 4, this lpgnas reads 1 to 3"),
-        (lambda h: h.update(schema_version=0), "schema version 0, this lpgnas reads 1 to 3"),
+        (lambda h: h.update(schema_version=5), "schema version 5, this lpgnas reads 1 to 4"),
+        (lambda h: h.update(schema_version=0), "schema version 0, this lpgnas reads 1 to 4"),
         (lambda h: h.update(packing="other"), "unknown packing"),
         (lambda h: h.update(max_degree="9"), "max_degree must be int"),
         (lambda h: h.update(max_degree=True), "max_degree must be int"),
