@@ -38,6 +38,7 @@ _HELP = {
     "activation_bits": "of all its codes: 2 to 16",
     "candidates": "feasible models that the search trains",
     "supernet_steps": "training steps of the supernet (not random, uniform)",
+    "kept_words": "shares of the input words that weights may have bits for, e.g. '1/4 1/2 1'; 1: no other choice",
     "epochs": "of the final training",
     "restarts": "trainings of the winner; the best on the selection nodes stays",
     "learning_rate": "of Adam, for searched models, teacher and references alike",

@@ -7,6 +7,7 @@ import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,8 @@ class RunConfig:
         candidates: feasible specs that the search trains.
         supernet_steps: training steps of the supernet, for the strategies but `random` and `uniform`; `lpgnas` spends
             them, and those of the trainings of `candidates`, on its round.
+        kept_words: shares of the input words that weights may have bits for, rising, such as `1/4 1/2 1`, from which
+            the search chooses; `1` for no other choice, empty for those of `lpgnas.preparation`.
         epochs: of the final training; the search's rungs take a fifth, a half and all of them.
         restarts: trainings of the winner from different initial weights; the best on the selection nodes stays.
         learning_rate: of Adam, for searched models and the teacher; references choose between it and 0.01.
@@ -90,6 +93,7 @@ class RunConfig:
     activation_bits: int = 8
     candidates: int = 16
     supernet_steps: int = 300
+    kept_words: str = ""
     epochs: int = 200
     restarts: int = 3
     learning_rate: float = 0.03
@@ -118,6 +122,7 @@ class RunConfig:
             raise ConfigError(f"distillation_weight is {self.distillation_weight}; it must be in 0 to 1")
         self._check_strategy()
         self._check_limits()
+        self.word_shares()
 
     def _check_limits(self) -> None:
         if "latency_ns" in self.budget() and not self.latency_table:
@@ -141,6 +146,22 @@ class RunConfig:
         choice = FormatChoice.parse(self.weight_format)
         if choice == FLOAT32:
             raise ConfigError("weight_format is float32, which cannot be lowered to integers; give fixed8 or less")
+
+    def word_shares(self) -> tuple[float, ...]:
+        """The parsed `kept_words`; empty where they are those by default.
+
+        Raises:
+            ConfigError: not rising shares above 0 and up to 1.
+        """
+        try:
+            shares = tuple(float(Fraction(text)) for text in self.kept_words.split())
+        except (ValueError, ZeroDivisionError):
+            shares = (0.0,)
+        if list(shares) != sorted(set(shares)) or not all(0.0 < share <= 1.0 for share in shares):
+            raise ConfigError(
+                f"kept_words is {self.kept_words!r}; give rising shares above 0 and up to 1, such as '1/4 1/2 1'"
+            )
+        return shares
 
     def budget(self) -> Budget:
         """The parsed budgets."""

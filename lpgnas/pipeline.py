@@ -307,7 +307,8 @@ class Run:
 
     def space(self) -> SearchSpace:
         """What the search draws from; its input format follows from the features that training may see."""
-        return default_search_space(self.prepared.data.graph)
+        space, shares = default_search_space(self.prepared.data.graph), self.config.word_shares()
+        return replace(space, kept_words=shares) if shares else space
 
     def search(self) -> None:
         """Search under the budgets: `candidates.csv`, `spec.json`; or check and take the spec that was given.

@@ -74,6 +74,8 @@ class TrainingData:
         stop_graph: the graph that early stopping is measured on.
         stop_labels: [N'] classes.
         stop: [N'] nodes of early stopping.
+        ranked_words: the columns of the features [F] int64, those first that models keep first; None to rank them by
+            what they tell about the training labels (`lpgnas.input_words`).
     """
 
     graph: Graph
@@ -82,6 +84,7 @@ class TrainingData:
     stop_graph: Graph
     stop_labels: Tensor
     stop: Tensor
+    ranked_words: Tensor | None = None
     _cache: dict[object, GraphTensors] = field(default_factory=dict, repr=False, compare=False)
 
     def tensors(self, model: QuantizedModel, *, stop: bool) -> GraphTensors:
@@ -96,7 +99,9 @@ class TrainingData:
 
     @cached_property
     def word_ranks(self) -> Tensor:
-        """The columns of the features [F] int64, the most telling first."""
+        """The columns of the features [F] int64, those first that models keep first."""
+        if self.ranked_words is not None:
+            return self.ranked_words
         return torch.from_numpy(rank_words(self.graph, self.train.numpy()))
 
     def kept_words(self, spec: ModelSpec) -> Tensor | None:

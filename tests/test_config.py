@@ -62,6 +62,18 @@ def test_values_that_are_refused(changes: dict[str, Any], message: str) -> None:
         replace(CONFIG, **changes)
 
 
+@pytest.mark.parametrize("text", ["0", "1/2 1/4", "1/2 1/2", "2", "half", "1/0", "-1/2", "0.5,1", "nan"])
+def test_shares_of_words_that_are_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match=r"kept_words is .*; give rising shares above 0 and up to 1"):
+        RunConfig("cora", kept_words=text)
+
+
+def test_shares_of_words() -> None:
+    assert RunConfig("cora").word_shares() == ()
+    assert RunConfig("cora", kept_words="1/8 0.5 1").word_shares() == (0.125, 0.5, 1.0)
+    assert RunConfig("cora", kept_words="1").word_shares() == (1.0,)
+
+
 def test_names_that_are_refused() -> None:
     with pytest.raises(UnknownName, match="unknown manual model 'gin'"):
         replace(CONFIG, architecture="gin")

@@ -27,8 +27,11 @@ from lpgnas.spec import ModelSpec
 from lpgnas.strategy import Draws, draw_candidates
 
 GRAPHS = {
-    "Cora": (SearchSpace(1433, 7, row_normalize=True), GraphSize(2708, 10_556, 49_216)),
-    "PubMed": (SearchSpace(500, 3, FormatChoice("fixed", 8), row_normalize=True), GraphSize(19_717, 88_648, 988_031)),
+    "Cora": (SearchSpace(1433, 7, row_normalize=True, kept_words=(0.125, 0.5, 1.0)), GraphSize(2708, 10_556, 49_216)),
+    "PubMed": (
+        SearchSpace(500, 3, FormatChoice("fixed", 8), row_normalize=True, kept_words=(0.25, 0.75, 1.0)),
+        GraphSize(19_717, 88_648, 988_031),
+    ),
 }
 TABLE = random_table(np.random.default_rng(4))
 MAX_DEGREE = 1023
