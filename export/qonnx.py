@@ -315,13 +315,21 @@ def _emit_part(context: _Context, operation: Transform, prefix: str, part: Part,
     """The real value that one input adds to the total, float64 if `wide`."""
     b, source, array = context.builder, part.source, part.weight
     _require_float32(_where(operation), "sums", operation.accumulator_bound, source.fraction + array.fraction)
-    value = kept_columns(b, context.values[source.name], part.index)
-    product = b.add("MatMul", prefix, value, _weight(context, array, transpose=True))
+    product = b.add("MatMul", prefix, _columns_read(context, part), _weight(context, array, transpose=True))
     value = _scale_product(context, f"{prefix}/scaled", product, array)
     value = b.cast(value, np.float64) if wide else value
     if part.row_factor:
         value = b.add("Mul", f"{prefix}/times_row24", value, _row_factor(context, source))
     return value
+
+
+def _columns_read(context: _Context, part: Part) -> str:
+    """The real values of an input that a transform multiplies, float32."""
+    value, source = context.values[part.source.name], part.source
+    read = kept_columns(context.builder, value, part.index)
+    if read != value:
+        context.builder.annotate(read, finn_datatype(source.bits, source.fraction, signed=source.signed))
+    return read
 
 
 def _emit_score(context: _Context, operation: Score) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 import pytest
 import runs
+import samples
 import torch
 from onnx import numpy_helper
 
@@ -46,13 +47,15 @@ Mutation = Callable[[IntegerProgram], IntegerProgram]
 def random_model(seed: int = 0, spec: ModelSpec | None = None) -> tuple[QuantizedModel, IntegerProgram]:
     """An untrained model whose fractions were observed, and its program."""
     torch.manual_seed(seed)
-    model = QuantizedModel(spec or runs.every_operation(), 0)
+    spec = spec or runs.every_operation()
+    words = samples.random_words(seed, spec)
+    model = QuantizedModel(spec, 0, None if words is None else torch.from_numpy(words))
     tensors = graph_tensors(runs.small_graph(), model.input_format, model.spec.rounding, row_normalize=True)
     with torch.no_grad():
         for layer in model.layers:
             layer.get_parameter("bias").uniform_(-0.2, 0.2)
         model(tensors, observe=True)
-    return model, lower(model.spec, model.layer_codes(), input_fraction=0, max_degree=40)
+    return model, lower(model.spec, model.layer_codes(), input_fraction=0, max_degree=40, words=words)
 
 
 def compared(model: QuantizedModel, program: IntegerProgram) -> list[Comparison]:
