@@ -71,12 +71,6 @@ class CsrMatrix:
         result: Tensor = _CsrProduct.apply(dense, self._forward, self._transpose)  # type: ignore[no-untyped-call]
         return result
 
-    def columns(self, kept: Tensor) -> CsrMatrix:
-        """The matrix of these columns [K] int64 alone."""
-        own = self._forward
-        parts = (part.numpy() for part in (own.values(), own.col_indices(), own.crow_indices()))
-        return CsrMatrix(sparse.csr_array(tuple(parts), shape=own.shape)[:, kept.numpy()], own.dtype)
-
     def dense(self) -> Tensor:
         """The matrix as a dense tensor [rows, columns]."""
         return self._forward.to_dense()
@@ -132,27 +126,14 @@ class GraphTensors:
     row_factor: Tensor | None
     dtype: torch.dtype
     edge_index: Any = field(repr=False)
-    _kept: dict[bytes, CsrMatrix] = field(default_factory=dict, repr=False, compare=False)
 
-    def product(
-        self, dropout: float = 0.0, generator: torch.Generator | None = None, words: Tensor | None = None
-    ) -> Product:
-        """The product with the features, row factor included; with dropped entries where a generator is given.
-
-        With `words` [K], the product of these columns with a matrix [K, k]; the row factor is that of whole rows.
-        """
-        features = self.features if words is None else self._columns(words)
-        product: Product = features.product
+    def product(self, dropout: float = 0.0, generator: torch.Generator | None = None) -> Product:
+        """The product with the features, row factor included; with dropped entries where a generator is given."""
+        product: Product = self.features.product
         if dropout > 0.0 and generator is not None:
-            product = features.dropped(dropout, generator)
+            product = self.features.dropped(dropout, generator)
         factor = self.row_factor
         return product if factor is None else lambda weight: product(weight) * factor
-
-    def _columns(self, words: Tensor) -> CsrMatrix:
-        key = words.numpy().tobytes()
-        if key not in self._kept:
-            self._kept[key] = self.features.columns(words)
-        return self._kept[key]
 
     @cached_property
     def with_loops(self) -> Neighbourhood:

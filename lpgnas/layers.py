@@ -67,13 +67,14 @@ class Source:
 class QuantizedLayer(nn.Module):
     """One block with its trainable parameters and its calibrated fractions (buffers, int64 scalars).
 
-    Shapes: `weight` and `shortcut_weight` [width, source width], of every source a part of its own (`part_name`);
-    `bias` [width]; for each weight of a learned attention `<name>_attention` [heads, width / heads]. The parts of a
-    weight are quantised together, with one fraction.
+    Shapes: `weight` and `shortcut_weight` [width, source width], of every source a part of its own (`part_name`) and of
+    `x` the kept words alone; `bias` [width]; for each weight of a learned attention `<name>_attention` [heads, width /
+    heads]. The parts of a weight are quantised together, with one fraction.
     """
 
-    def __init__(self, model: ModelSpec, index: int) -> None:
+    def __init__(self, model: ModelSpec, index: int, words: Tensor | None = None) -> None:
         super().__init__()
+        self._features, self._words = model.num_features, words
         spec, sources = model.layers[index], model.sources(index)
         self.spec = spec
         self.rounding = model.rounding
@@ -142,8 +143,11 @@ class QuantizedLayer(nn.Module):
     def _transform(self, sources: Sequence[Source], prefix: str) -> Tensor:
         """The sum [N, width] of the sources' products with their columns of a weight."""
         weight = self._weight(self.whole(prefix), Component.LINEAR_WEIGHT, prefix)
-        parts = torch.split(weight, self._widths, dim=1)
-        products = [source.product(part.t()) for source, part in zip(sources, parts, strict=True)]
+        parts = [part.t() for part in torch.split(weight, self._widths, dim=1)]
+        if self._words is not None and self._sources[0] == INPUT:  # the other words have zeros
+            none = parts[0].new_zeros(self._features, self.spec.width)
+            parts[0] = none.index_copy(0, self._words, parts[0])
+        products = [source.product(part) for source, part in zip(sources, parts, strict=True)]
         return sum(products[1:], start=products[0])
 
     def _near(self, graph: GraphTensors) -> Neighbourhood:
@@ -351,7 +355,7 @@ class QuantizedModel(nn.Module):
         self.register_buffer("words", words)
         self.spec = spec
         self.input_fraction = input_fraction
-        self.layers = nn.ModuleList(QuantizedLayer(spec, index) for index in range(len(spec.layers)))
+        self.layers = nn.ModuleList(QuantizedLayer(spec, index, words) for index in range(len(spec.layers)))
 
     def forward(
         self,
@@ -370,7 +374,7 @@ class QuantizedModel(nn.Module):
                 is drawn once: all blocks that read it see the same entries.
             generator: the source of randomness of dropout.
         """
-        sources = {INPUT: Source(graph.product(dropout, generator, self.words), graph.features.dense)}
+        sources = {INPUT: Source(graph.product(dropout, generator), graph.features.dense)}
         value = torch.empty(0)
         for index, layer in enumerate(self.blocks):
             if index:

@@ -32,29 +32,6 @@ def test_a_product_and_its_gradient_are_the_dense_ones() -> None:
     torch.testing.assert_close(dense.grad, torch.from_numpy(matrix).T @ weights)
 
 
-@pytest.mark.parametrize("row_normalize", [True, False])
-def test_a_product_of_some_words(row_normalize: bool) -> None:
-    """It is that of the whole features with zero weights for the others; rows keep the sums of all words."""
-    rng = np.random.default_rng(1)
-    x = (rng.random((6, 9)) < 0.5).astype(np.float32)
-    graph = Graph("any", sparse.csr_array(x), np.zeros((2, 0), np.int64))
-    tensors = graph_tensors(
-        graph, FixedPoint(1, 0, signed=False), Rounding.HALF_EVEN, row_normalize=row_normalize, dtype=torch.float64
-    )
-    words = torch.tensor([0, 3, 4, 8])
-    full = torch.zeros(9, 2, dtype=torch.float64)
-    full[words] = torch.from_numpy(rng.normal(size=(4, 2)))
-    weight = full[words].clone().requires_grad_()
-    product = tensors.product(words=words)(weight)
-    torch.testing.assert_close(product, tensors.product()(full))
-    product.sum().backward()  # type: ignore[no-untyped-call]
-    factor = torch.ones(6, 1).double() if tensors.row_factor is None else tensors.row_factor
-    assert weight.grad is not None
-    torch.testing.assert_close(weight.grad, (torch.from_numpy(x).double()[:, words].t() @ factor).expand(4, 2))
-    dropped = tensors.product(0.5, torch.Generator().manual_seed(0), words)(torch.eye(4, dtype=torch.float64))
-    assert set((dropped / factor).flatten().tolist()) <= {0.0, 2.0}
-
-
 def test_dropout_drops_the_same_entries_of_both_directions() -> None:
     matrix = CsrMatrix(sparse.csr_array(random_matrix(40, 30)), torch.float64)
     product = matrix.dropped(0.5, torch.Generator().manual_seed(0))
