@@ -39,6 +39,28 @@ def rank_words(graph: Graph, train: BoolArray) -> npt.NDArray[np.int64]:
     return np.argsort(-explained_variance(graph.x, propagated_classes(graph, train)), kind="stable")
 
 
+def check_words(words: npt.NDArray[np.int64] | None, kept: int | None, features: int) -> None:
+    """Refuse kept words that are not those of a spec.
+
+    Args:
+        words: their numbers; None for all.
+        kept: how many the spec keeps; None for all.
+        features: F.
+
+    Raises:
+        ConfigError: another count, or not int64 numbers of features, rising.
+    """
+    if kept is None and words is None:
+        return
+    given = np.empty(0) if words is None else words
+    inside = given.dtype == np.int64 and bool(((given >= 0) & (given < features)).all() and (np.diff(given) > 0).all())
+    if kept is None or len(given) != kept or not inside:
+        raise ConfigError(
+            f"a model that keeps {features if kept is None else kept} of {features} words needs their int64 numbers, "
+            f"rising; got {len(given)}"
+        )
+
+
 def explained_variance(x: Any, classes: Floats) -> Floats:  # noqa: ANN401 - a NumPy or a scipy sparse array
     """Variance of the columns of `classes` [N, C] that each column of `x` [N, F] explains by linear regression, [F].
 

@@ -17,10 +17,11 @@ from torch import Tensor, nn
 
 from lpgnas.attentions.score import EdgeScore, FloatArray, ScoreTable, fraction_name
 from lpgnas.components import Component
-from lpgnas.errors import ConfigError, LoweringError
+from lpgnas.errors import LoweringError
 from lpgnas.fused_ops import Edges, aggregate, look_up, round_rows, softmax_numerators
 from lpgnas.fused_ops import dropout as drop_entries
 from lpgnas.graph_tensors import GraphTensors, Neighbourhood, Product
+from lpgnas.input_words import check_words
 from lpgnas.integer_program import MAX_PROBABILITY, MAX_SCORE_FRACTION, RECIPROCAL_BITS, softmax_table
 from lpgnas.lowering import BIAS_BITS, LayerCodes, Quantized, activation_table, clamp_range, score_activation
 from lpgnas.number_formats import FLOAT32, FixedPoint, FormatChoice, Rounding
@@ -351,7 +352,7 @@ class QuantizedModel(nn.Module):
 
     def __init__(self, spec: ModelSpec, input_fraction: int, words: Tensor | None = None) -> None:
         super().__init__()
-        _check_words(spec, words)
+        check_words(None if words is None else words.numpy(), spec.input_words, spec.num_features)
         self.register_buffer("words", words)
         self.spec = spec
         self.input_fraction = input_fraction
@@ -400,18 +401,6 @@ class QuantizedModel(nn.Module):
         """The features' format, None in a float reference."""
         choice = self.spec.input_format
         return None if choice == FLOAT32 else FixedPoint(choice.bits, self.input_fraction, self.spec.input_signed)
-
-
-def _check_words(spec: ModelSpec, words: Tensor | None) -> None:
-    if spec.input_words is None and words is None:
-        return
-    count, last = (0, -1) if words is None else (len(words), spec.num_features)
-    inside = words is not None and bool(((words >= 0) & (words < last)).all() and (words.diff() > 0).all())
-    if words is None or words.dtype != torch.int64 or count != spec.input_words or not inside:
-        raise ConfigError(
-            f"a model that keeps {spec.kept_words} of {spec.num_features} words needs their int64 numbers, rising; "
-            f"got {count}"
-        )
 
 
 def _glorot(rows: int, columns: int) -> nn.Parameter:

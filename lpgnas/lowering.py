@@ -15,7 +15,8 @@ import numpy.typing as npt
 from lpgnas.attentions.bounds import Operand
 from lpgnas.attentions.score import SIDES, EdgeScore, ScoreTable
 from lpgnas.components import Component
-from lpgnas.errors import LoweringError, ProgramError
+from lpgnas.errors import ConfigError, LoweringError, ProgramError
+from lpgnas.input_words import check_words
 from lpgnas.integer_program import (
     COEFFICIENT_BITS,
     MAX_DEGREE_LIMIT,
@@ -178,16 +179,13 @@ def lower(
 
 def _word_index(spec: ModelSpec, words: npt.NDArray[np.int64] | None) -> Array | None:
     """The index of the kept words, one bit each; None where all are kept."""
-    if spec.input_words is None and words is None:
+    try:
+        check_words(words, spec.input_words, spec.num_features)
+    except ConfigError as error:
+        raise LoweringError(str(error)) from error
+    if words is None:
         return None
-    kept = np.array([], dtype=np.int64) if words is None else words
-    inside = bool(((kept >= 0) & (kept < spec.num_features)).all() and (np.diff(kept) > 0).all())
-    if len(kept) != spec.input_words or not inside:
-        raise LoweringError(
-            f"a spec that keeps {spec.kept_words} of {spec.num_features} words needs their numbers, rising; "
-            f"got {len(kept)}"
-        )
-    bits = np.isin(np.arange(spec.num_features), kept).astype(np.int64)
+    bits = np.isin(np.arange(spec.num_features), words).astype(np.int64)
     return Array(WORDS_NAME, "index", "fixed", 1, 0, False, -1, None, narrow(bits, 0, 1))
 
 
