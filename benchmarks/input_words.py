@@ -48,8 +48,7 @@ teacher's classes that a word explains; the same of propagated training labels (
 WIDTHS = ((16, 1.0), (16, 0.5), (16, 0.25), (16, 0.125), (8, 1.0), (8, 0.5), (8, 0.25), (4, 1.0), (4, 0.5),
           (32, 0.5), (32, 0.25), (32, 0.125))  # fmt: skip
 """Hidden sizes and shares of `worth`."""
-SEARCHED = (("cora", "3KiB", "60KiB"), ("cora", "1.5KiB", "40KiB"), ("planetoid/CiteSeer", "7.5KiB", "65KiB"),
-            ("planetoid/CiteSeer", "3KiB", "65KiB"))  # fmt: skip
+SEARCHED = (("cora", "3KiB", "60KiB"), ("cora", "1.5KiB", "40KiB"))
 """Graphs and budgets of `--search`."""
 TRAINING = TrainingSettings(learning_rate=0.03, evaluate_every=EVALUATE_EVERY)
 MEMBERS, TEACHER_WIDTH, RETRAININGS = 3, 64, 3
