@@ -24,7 +24,18 @@ from lpgnas.cost_models.rows import (
     transform_shifts,
 )
 from lpgnas.errors import ProgramError
-from lpgnas.integer_program import Aggregate, IntegerProgram, Lookup, Operation, Score, Tensor, Transform, reads, writes
+from lpgnas.integer_program import (
+    Aggregate,
+    IntegerProgram,
+    Lookup,
+    Operation,
+    Score,
+    Tensor,
+    Transform,
+    columns_read,
+    reads,
+    writes,
+)
 from lpgnas.operators import ATTENTIONS
 
 
@@ -84,7 +95,8 @@ def _written(
 def _transform(program: IntegerProgram, operation: Transform, size: GraphSize) -> list[CostRow]:
     tensor, weight = program.tensor(operation.output), program.array(operation.weight)
     inputs = [program.tensor(name) for name in operation.inputs]
-    sources = [(size.num_nodes * one.columns * tensor.columns, one.bits, None) for one in inputs]
+    products = [size.num_nodes * columns_read(one, program.index) * tensor.columns for one in inputs]
+    sources = [(macs, one.bits, None) for macs, one in zip(products, inputs, strict=True)]
     buffered = _tensor_bits(tensor, size)
     return [transform_row(tensor.layer, _short(tensor.name), tensor.bits, buffered, weight.bits, sources)]
 

@@ -2,15 +2,17 @@
 
 Sizes are in bits, 1 KiB = 1,024 bytes = 8,192 bits. Definitions:
 
-- weight size: what a device stores for the model: packed weights, biases, tables and integer parameters. Not the
+- weight size: what a device stores for the model: packed weights, biases, tables, integer parameters and, where some
+  words of the features have no weights, the index of one bit a word that says which. Not the
   graph, and not the node coefficients, which are reported apart.
 - buffer size: all intermediate tensors between the features and the logits, both excluded. Edge scores of a learned
   attention are made inside the aggregation, a block of edges at a time, so there are no edge tensors.
 - peak: the most that is alive at once in the schedule, features and logits included. A tensor lives from its making
   until its last reader has finished.
-- MACs: a transform N * F_in * width (counted dense), a product stored by node N * width, an aggregation E' * width,
-  where E' is E plus N for a block with self-loops (the attention `self` reads no edges and has none); each product in
-  the formula of an edge's score E' * width (rows `score_product<k>`). Epilogues and table look-ups are not counted.
+- MACs: a transform N * F_in * width (counted dense; of the features, the kept words), a product stored by node
+  N * width, an aggregation E' * width, where E' is E plus N for a block with self-loops (the attention `self` reads no
+  edges and has none); each product in the formula of an edge's score E' * width (rows `score_product<k>`). Epilogues
+  and table look-ups are not counted.
 - BOPs: MACs * bits of both operands; an aggregation without edge weights multiplies by 1 bit.
 - MixQ's BitOPs: MACs * mean bits of the operands; an aggregation without edge weights has one operand.
 - latency: the sum of the operations' times by a table (`lpgnas.cost_models.latency`); counted only where one is given.

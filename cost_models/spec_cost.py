@@ -28,7 +28,7 @@ from lpgnas.cost_models.rows import (
     transform_shifts,
 )
 from lpgnas.errors import SpecError
-from lpgnas.integer_program import MAX_SCORE_FRACTION
+from lpgnas.integer_program import MAX_SCORE_FRACTION, WORDS_NAME
 from lpgnas.number_formats import FLOAT32
 from lpgnas.operators import ACTIVATIONS, ATTENTIONS
 from lpgnas.registry import Registry
@@ -93,7 +93,10 @@ def spec_cost(
         raise SpecError(f"{len(score_fractions)} score fractions for {len(spec.layers)} layers")
     # fractions of the input and of the logits
     rows = [] if spec.is_float else [CostRow(-1, "parameters", 0, weight_bits=2 * SHIFT_BITS)]
-    peak, sources = 0, {INPUT: _Source(spec.num_features, spec.input_format.bits, is_input=True)}
+    if spec.input_words is not None:
+        rows.append(CostRow(-1, WORDS_NAME, 1, weight_bits=spec.num_features))
+    source = _Source(spec.num_features, spec.input_format.bits, read=spec.kept_words, is_input=True)
+    peak, sources = 0, {INPUT: source}
     coefficients: set[tuple[str, bool]] = {("row", False)} if spec.row_normalize else set()
     last_readers = spec.last_readers()
     for index, layer in enumerate(spec.layers):
@@ -106,7 +109,7 @@ def spec_cost(
         ending = sum(sources[one].row_bits for one in spec.sources(index) if last_readers[one] == index)
         peak = max(peak, *(size.num_nodes * (later + bits) for bits in block.alive(ending)))
         coefficients |= block.coefficients()
-        sources[index] = _Source(layer.width, block.output_bits)
+        sources[index] = _Source(layer.width, block.output_bits, read=layer.width)
     output = sources[len(spec.layers) - 1]
     return CostReport(
         rows=tuple(rows),
@@ -120,10 +123,11 @@ def spec_cost(
 
 @dataclass(frozen=True)
 class _Source:
-    """A tensor that blocks read: `columns` columns of `bits` bits."""
+    """A tensor that blocks read: `columns` columns of `bits` bits, of which weights read `read`."""
 
     columns: int
     bits: int
+    read: int
     is_input: bool = False
 
     @property
@@ -159,7 +163,7 @@ class _Block:
 
     def weight_rows(self, score_fraction: int) -> Iterator[CostRow]:
         index, layer = self._index, self._layer
-        columns, bits = sum(source.columns for source in self._sources), self._weight_bits
+        columns, bits = sum(source.read for source in self._sources), self._weight_bits
         weights = columns * layer.width * bits
         yield CostRow(index, "linear_weight", bits, weight_bits=weights)
         if self._shortcut.transform:
@@ -213,7 +217,7 @@ class _Block:
     def tensor_rows(self) -> Iterator[CostRow]:
         index, layer, nodes = self._index, self._layer, self._size.num_nodes
         width, bits = layer.width, self._message_bits
-        sources = [(nodes * one.columns * width, one.bits, self._transform_time(one)) for one in self._sources]
+        sources = [(nodes * one.read * width, one.bits, self._transform_time(one)) for one in self._sources]
         yield transform_row(index, "message", bits, nodes * width * bits, self._weight_bits, sources)
         if self._shortcut.transform:
             yield transform_row(index, "shortcut", bits, nodes * width * bits, self._weight_bits, sources)

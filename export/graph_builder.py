@@ -104,7 +104,9 @@ class GraphBuilder:
         return self.add(op_type, name, *inputs, domain=domain, **attributes)
 
     def annotate(self, name: str, datatype: str) -> None:
-        """State the QONNX datatype of a tensor."""
+        """State the QONNX datatype of a tensor, once."""
+        if any(one.tensor_name == name for one in self._annotations):
+            return
         entry = onnx.StringStringEntryProto(key="finn_datatype", value=datatype)
         self._annotations.append(onnx.TensorAnnotation(tensor_name=name, quant_parameter_tensor_names=[entry]))
 

@@ -18,6 +18,7 @@ from lpgnas.errors import ExportError
 from lpgnas.export import local_functions
 from lpgnas.export.edge_scores import OnnxScores
 from lpgnas.export.graph_builder import GraphBuilder, tensor_type, to_bytes
+from lpgnas.export.input_words import kept_columns
 from lpgnas.export.message_passing import EdgeSet, MessagePassing
 from lpgnas.export.metadata import describe, file_metadata
 from lpgnas.export.packed_weights import PackedWeight, store_weight
@@ -181,9 +182,9 @@ def _matrix_product(context: _Context, name: str, part: Part, accumulator_bits: 
     """`source @ weight.T` [N, out] of one input of a transform, in the proved width."""
     b, source = context.builder, part.source
     weight = store_weight(b, part.weight, transpose=True)
-    codes = context.codes[source.name]
+    codes = kept_columns(b, context.codes[source.name], part.index)
     # Sums of unsigned bytes before the zero points are taken out must fit as well.
-    if source.bits <= 8 and not weight.wide and _LARGEST_BYTE_PRODUCT * source.columns < INT32_LIMIT:
+    if source.bits <= 8 and not weight.wide and _LARGEST_BYTE_PRODUCT * part.weight.values.shape[1] < INT32_LIMIT:
         zero_points = (128 if source.signed else 0, weight.zero_point)
         points = [b.constant(point, np.uint8) for point in zero_points]
         unsigned = _as_unsigned(context, codes) if source.signed else codes

@@ -26,6 +26,7 @@ from lpgnas.errors import ExportError
 from lpgnas.export import local_functions
 from lpgnas.export.edge_scores import OnnxScores
 from lpgnas.export.graph_builder import GraphBuilder, to_bytes
+from lpgnas.export.input_words import kept_columns
 from lpgnas.export.message_passing import EdgeSet, MessagePassing
 from lpgnas.export.metadata import describe, file_metadata
 from lpgnas.export.rounding import round_codes
@@ -314,12 +315,21 @@ def _emit_part(context: _Context, operation: Transform, prefix: str, part: Part,
     """The real value that one input adds to the total, float64 if `wide`."""
     b, source, array = context.builder, part.source, part.weight
     _require_float32(_where(operation), "sums", operation.accumulator_bound, source.fraction + array.fraction)
-    product = b.add("MatMul", prefix, context.values[source.name], _weight(context, array, transpose=True))
+    product = b.add("MatMul", prefix, _columns_read(context, part), _weight(context, array, transpose=True))
     value = _scale_product(context, f"{prefix}/scaled", product, array)
     value = b.cast(value, np.float64) if wide else value
     if part.row_factor:
         value = b.add("Mul", f"{prefix}/times_row24", value, _row_factor(context, source))
     return value
+
+
+def _columns_read(context: _Context, part: Part) -> str:
+    """The real values of an input that a transform multiplies, float32."""
+    value, source = context.values[part.source.name], part.source
+    read = kept_columns(context.builder, value, part.index)
+    if read != value:
+        context.builder.annotate(read, finn_datatype(source.bits, source.fraction, signed=source.signed))
+    return read
 
 
 def _emit_score(context: _Context, operation: Score) -> None:

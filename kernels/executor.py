@@ -90,9 +90,7 @@ class Executor:
         # Transforms read their weights by input column, so that outputs are contiguous.
         self._parts = {
             op.output: tuple(
-                TransposedPart(
-                    part.source.name, np.ascontiguousarray(part.weight.values.T), part.align, part.row_factor
-                )
+                TransposedPart(part.source.name, np.ascontiguousarray(part.spread().T), part.align, part.row_factor)
                 for part in program.parts(op)
             )
             for op in program.operations
@@ -120,7 +118,10 @@ class Executor:
 
 @dataclass(frozen=True, eq=False)
 class TransposedPart:
-    """One input of a transform, with its columns of the weight as [F_s, width]; see `lpgnas.integer_program.Part`."""
+    """One input of a transform, with its columns of the weight as [F_s, width], zero where no column is read.
+
+    See `lpgnas.integer_program.Part`.
+    """
 
     source: str
     weight: AnyCodes

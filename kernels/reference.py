@@ -191,7 +191,7 @@ class _Reference:
 
     def _part(self, part: Part) -> Int64Array:
         """What one input adds to the accumulator, not aligned yet."""
-        weight = part.weight.values.astype(np.int64).T
+        weight = part.spread().astype(np.int64).T
         if part.source.name == INPUT_NAME and self._sparse_x is not None:
             total = cast(Int64Array, self._sparse_x @ weight)
             row_sums = np.asarray(self._sparse_x.sum(axis=1), dtype=np.int64)

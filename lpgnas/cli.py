@@ -47,6 +47,7 @@ _HELP = {
     "shortcuts": "of the search: none,linear",
     "weight_formats": "of the search, such as binary,ternary,fixed4",
     "code_bits": "of all searched codes, such as 4,8",
+    "kept_words": "shares of the input words that weights may have bits for, such as 1/4,1/2,1",
     "candidates": "feasible models that the search trains",
     "supernet_steps": "training steps of the supernet (not random, uniform)",
     "epochs": "of the final training",

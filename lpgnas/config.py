@@ -67,6 +67,7 @@ class RunConfig:
         shortcuts: `none`, `linear`.
         weight_formats: such as `binary`, `ternary`, `fixed4`.
         code_bits: of all codes but the logits'.
+        kept_words: shares of the input words that weights may have bits for, such as `1/4`, `0.5` or `1`.
         candidates: feasible specs that the search trains.
         supernet_steps: training steps of the supernet, for the strategies but `random` and `uniform`; `lpgnas` spends
             them, and those of the trainings of `candidates`, on its round.
@@ -114,6 +115,7 @@ class RunConfig:
     shortcuts: tuple[str, ...] = ()
     weight_formats: tuple[str, ...] = ()
     code_bits: tuple[int, ...] = ()
+    kept_words: tuple[str, ...] = ()
     candidates: int = 16
     supernet_steps: int = 300
     epochs: int = 200

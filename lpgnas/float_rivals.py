@@ -58,12 +58,12 @@ def _evaluated(activation: Activation, value: Tensor) -> Tensor:
 
 
 def _feature_rows(model: QuantizedModel, graph: Graph) -> Any:  # noqa: ANN401 - a scipy CSR array
-    """The features as float references read them [N, F]."""
+    """The features as float references read them [N, F], or [N, K] of the kept words."""
     rows = sparse.csr_array(graph.x)
-    if not model.spec.row_normalize:
-        return rows
-    sums = np.asarray(rows.sum(axis=1)).reshape(-1)
-    return sparse.csr_array(sparse.diags_array(1.0 / np.where(sums > 0, sums, 1.0)) @ rows)
+    if model.spec.row_normalize:
+        sums = np.asarray(rows.sum(axis=1)).reshape(-1)
+        rows = sparse.csr_array(sparse.diags_array(1.0 / np.where(sums > 0, sums, 1.0)) @ rows)
+    return rows if model.words is None else rows[:, model.words.numpy()]
 
 
 def _edges(graph: Graph, *, self_loops: bool) -> tuple[np.ndarray, np.ndarray]:

@@ -175,6 +175,8 @@ def _architecture(facts: RunFacts) -> Html:
     if spec is None:
         return _waiting("search")
     normalised = ["rows normalised"] if spec.row_normalize else []
+    if spec.input_words is not None:
+        normalised.append(f"{spec.input_words:,} words kept, 0 bits for the others")
     signed = "signed" if spec.input_signed else "unsigned"
     source = element(
         "div",

@@ -31,6 +31,8 @@ MAX_DEGREE_LIMIT = (1 << 20) - 1
 INT32_LIMIT = 1 << 31
 INPUT_NAME = "x"
 """The tensor of the features."""
+WORDS_NAME = "input_words"
+"""The index of the kept columns of the features."""
 
 Codes = npt.NDArray[np.signedinteger] | npt.NDArray[np.unsignedinteger]
 
@@ -79,7 +81,7 @@ class Array:
 
     Attributes:
         name: unique in the program.
-        role: `weight`, `bias` or `table`.
+        role: `weight`, `bias`, `table`, or `index` (bit k says whether column k of `x` has weights).
         kind: `fixed`, `binary` or `ternary`.
         bits: stored bits of one element; the packed size is `values.size * bits`.
         fraction: binary places of the value.
@@ -90,7 +92,7 @@ class Array:
     """
 
     name: str
-    role: Literal["weight", "bias", "table"]
+    role: Literal["weight", "bias", "table", "index"]
     kind: Literal["fixed", "binary", "ternary"]
     bits: int
     fraction: int
@@ -118,9 +120,10 @@ class Array:
 class Transform:
     """`output = requantize(acc, shift)`, acc the sum over the `inputs` of `(input @ part.T * row_factor) << align`.
 
-    `weight` is [out, in]; its columns are those of the inputs, in their order, and `part` are those of one input. The
-    row factor belongs to the input `x` alone. A degree factor multiplies acc; `self_loops` says whether its degree
-    counts the added loop. `accumulator_bound` is the largest |sum of products| of an input.
+    `weight` is [out, in]; its columns are those of the inputs, in their order, and `part` are those of one input. Where
+    the program has an index, only the columns of `x` that it keeps have weights; the others add nothing. The row factor
+    belongs to the input `x` alone. A degree factor multiplies acc; `self_loops` says whether its degree counts the
+    added loop. `accumulator_bound` is the largest |sum of products| of an input.
     """
 
     layer: int
@@ -221,26 +224,43 @@ class Part:
 
     Attributes:
         source: the input.
-        weight: its columns of the weight, [out, source.columns].
+        weight: its columns of the weight, [out, columns that are read].
         align: left shift, >= 0.
-        row_factor: whether its rows are normalised.
+        row_factor: whether its rows are normalised, by the sum over all their columns.
+        index: which columns of the source are read, [source.columns] of 0 and 1; None for all.
     """
 
     source: Tensor
     weight: Array
     align: int
     row_factor: bool
+    index: Array | None = None
+
+    def spread(self) -> Codes:
+        """The weight [out, source.columns] with zeros where no column is read."""
+        if self.index is None:
+            return self.weight.values
+        place = np.cumsum(self.index.values) * self.index.values  # 0 for a column that is not read
+        return narrow(np.pad(self.weight.values, ((0, 0), (1, 0)))[:, place], self.weight.low, self.weight.high)
 
 
-def transform_parts(operation: Transform, sources: Sequence[Tensor], weight: Array) -> tuple[Part, ...]:
-    """The parts of a transform of `sources`, whose columns `weight` [out, in] has side by side."""
+def columns_read(source: Tensor, index: Array | None) -> int:
+    """Columns of a transform's input that it has weights for."""
+    return source.columns if index is None or source.name != INPUT_NAME else int(np.count_nonzero(index.values))
+
+
+def transform_parts(
+    operation: Transform, sources: Sequence[Tensor], weight: Array, index: Array | None = None
+) -> tuple[Part, ...]:
+    """The parts of a transform of `sources`, whose read columns `weight` [out, in] has side by side."""
     parts, first = [], 0
     for source, align in zip(sources, operation.aligns, strict=True):
-        own, last = weight, first + source.columns
+        own, last = weight, first + columns_read(source, index)
         if len(sources) > 1:  # each part has an array, and so a name, of its own
             columns = weight.values[:, first:last].copy()
             own = replace(weight, name=f"{weight.name}/{source.name}", values=columns)
-        parts.append(Part(source, own, align, operation.row_factor and source.name == INPUT_NAME))
+        raw = source.name == INPUT_NAME
+        parts.append(Part(source, own, align, operation.row_factor and raw, index if raw else None))
         first = last
     return tuple(parts)
 
@@ -309,9 +329,13 @@ class IntegerProgram:
 
     def parts(self, operation: Transform) -> tuple[Part, ...]:
         """What each input of a transform is multiplied with, in order."""
-        return transform_parts(
-            operation, [self.tensor(name) for name in operation.inputs], self.array(operation.weight)
-        )
+        sources = [self.tensor(name) for name in operation.inputs]
+        return transform_parts(operation, sources, self.array(operation.weight), self.index)
+
+    @property
+    def index(self) -> Array | None:
+        """Which columns of `x` have weights, [F] of 0 and 1; None for all."""
+        return next((array for array in self.arrays if array.role == "index"), None)
 
     @property
     def input_format(self) -> FixedPoint:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
@@ -20,6 +21,7 @@ from lpgnas.dropout import Dropout
 from lpgnas.errors import LoweringError
 from lpgnas.fused_ops import Edges, aggregate, clamp_rows, look_up, round_rows, softmax_numerators
 from lpgnas.graph_tensors import GraphTensors, Neighbourhood, Product
+from lpgnas.input_words import check_words
 from lpgnas.integer_program import MAX_PROBABILITY, MAX_SCORE_FRACTION, RECIPROCAL_BITS, softmax_table
 from lpgnas.lowering import BIAS_BITS, LayerCodes, Quantized, activation_table, clamp_range, score_activation
 from lpgnas.number_formats import FLOAT32, FixedPoint, FormatChoice, Rounding
@@ -66,13 +68,14 @@ class Source:
 class QuantizedLayer(nn.Module):
     """One block with its trainable parameters and its calibrated fractions (buffers, int64 scalars).
 
-    Shapes: `weight` and `shortcut_weight` [width, source width], of every source a part of its own (`part_name`);
-    `bias` [width]; for each weight of a learned attention `<name>_attention` [heads, width / heads]. The parts of a
-    weight are quantised together, with one fraction.
+    Shapes: `weight` and `shortcut_weight` [width, source width], of every source a part of its own (`part_name`) and of
+    `x` the kept words alone; `bias` [width]; for each weight of a learned attention `<name>_attention` [heads, width /
+    heads]. The parts of a weight are quantised together, with one fraction.
     """
 
-    def __init__(self, model: ModelSpec, index: int) -> None:
+    def __init__(self, model: ModelSpec, index: int, words: Tensor | None = None) -> None:
         super().__init__()
+        self._features, self._words = model.num_features, words
         spec, sources = model.layers[index], model.sources(index)
         self.spec = spec
         self.rounding = model.rounding
@@ -80,7 +83,7 @@ class QuantizedLayer(nn.Module):
         self.attention = ATTENTIONS.get(spec.attention)
         self.output = Component.OUTPUT if index == len(model.layers) - 1 else Component.ACTIVATION
         self.tap: Tap | None = None
-        self._widths = list(model.source_widths(index))
+        self._sources, self._widths = sources, list(model.source_widths(index))
         self._parts = {
             prefix: [part_name(prefix, index, source) for source in sources] for prefix in ("weight", "shortcut_weight")
         }
@@ -103,6 +106,12 @@ class QuantizedLayer(nn.Module):
         whole = _glorot(self.spec.width, sum(self._widths)).detach()
         for name, part in zip(self._parts[prefix], torch.split(whole, self._widths, dim=1), strict=True):
             self.register_parameter(name, nn.Parameter(part.contiguous()))
+
+    def input_parts(self) -> set[str]:
+        """Names of the parameters whose columns are those of the features."""
+        if self._sources[0] != INPUT:
+            return set()
+        return {names[0] for names in self._parts.values() if hasattr(self, names[0])}
 
     def whole(self, prefix: str) -> Tensor:
         """The trainable `weight` or `shortcut_weight` [width, input width], the parts of all sources side by side."""
@@ -135,8 +144,11 @@ class QuantizedLayer(nn.Module):
     def _transform(self, sources: Sequence[Source], prefix: str) -> Tensor:
         """The sum [N, width] of the sources' products with their columns of a weight."""
         weight = self._weight(self.whole(prefix), Component.LINEAR_WEIGHT, prefix)
-        parts = torch.split(weight, self._widths, dim=1)
-        products = [source.product(part.t()) for source, part in zip(sources, parts, strict=True)]
+        parts = [part.t() for part in torch.split(weight, self._widths, dim=1)]
+        if self._words is not None and self._sources[0] == INPUT:  # the other words have zeros
+            none = parts[0].new_zeros(self._features, self.spec.width)
+            parts[0] = none.index_copy(0, self._words, parts[0])
+        products = [source.product(part) for source, part in zip(sources, parts, strict=True)]
         return sum(products[1:], start=products[0])
 
     def _near(self, graph: GraphTensors) -> Neighbourhood:
@@ -327,13 +339,26 @@ class QuantizedLayer(nn.Module):
 
 
 class QuantizedModel(nn.Module):
-    """A `ModelSpec` as a trainable module."""
+    """A `ModelSpec` as a trainable module.
 
-    def __init__(self, spec: ModelSpec, input_fraction: int) -> None:
+    Args:
+        spec: the choices.
+        input_fraction: of the features.
+        words: [K] int64, the kept columns of the features, rising, where the spec does not keep all; else None.
+
+    Raises:
+        ConfigError: words that are not those of the spec.
+    """
+
+    words: Tensor | None
+
+    def __init__(self, spec: ModelSpec, input_fraction: int, words: Tensor | None = None) -> None:
         super().__init__()
+        check_words(None if words is None else words.numpy(), spec.input_words, spec.num_features)
+        self.register_buffer("words", words)
         self.spec = spec
         self.input_fraction = input_fraction
-        self.layers = nn.ModuleList(QuantizedLayer(spec, index) for index in range(len(spec.layers)))
+        self.layers = nn.ModuleList(QuantizedLayer(spec, index, words) for index in range(len(spec.layers)))
 
     def forward(
         self,
@@ -362,6 +387,10 @@ class QuantizedModel(nn.Module):
     def layer_codes(self) -> tuple[LayerCodes, ...]:
         """What lowering needs of every block."""
         return tuple(layer.codes() for layer in self.blocks)
+
+    def word_codes(self) -> npt.NDArray[np.int64] | None:
+        """The kept columns of the features, for lowering; None for all."""
+        return None if self.words is None else self.words.numpy()
 
     @property
     def blocks(self) -> tuple[QuantizedLayer, ...]:

@@ -15,12 +15,14 @@ import numpy.typing as npt
 from lpgnas.attentions.bounds import Operand
 from lpgnas.attentions.score import SIDES, EdgeScore, ScoreTable
 from lpgnas.components import Component
-from lpgnas.errors import LoweringError, ProgramError
+from lpgnas.errors import ConfigError, LoweringError, ProgramError
+from lpgnas.input_words import check_words
 from lpgnas.integer_program import (
     COEFFICIENT_BITS,
     MAX_DEGREE_LIMIT,
     MAX_PROBABILITY,
     MAX_SCORE_FRACTION,
+    WORDS_NAME,
     Aggregate,
     Array,
     Codes,
@@ -124,6 +126,7 @@ def lower(
     *,
     input_fraction: int,
     max_degree: int,
+    words: npt.NDArray[np.int64] | None = None,
     metadata: dict[str, str] | None = None,
 ) -> IntegerProgram:
     """The integer program of a trained model.
@@ -133,10 +136,12 @@ def lower(
         codes: one entry a layer.
         input_fraction: fraction of the features' format.
         max_degree: most incoming edges of a node that the program is proved for.
+        words: the kept columns of the features, rising, where the spec does not keep all; else None.
         metadata: facts to keep in the file.
 
     Raises:
-        LoweringError: a Float32 component, or a bound that cannot be proved; the message names it.
+        LoweringError: a Float32 component, words that are not those of the spec, or a bound that cannot be proved; the
+            message names it.
     """
     refuse_float(spec)
     if not 0 <= max_degree <= MAX_DEGREE_LIMIT:
@@ -146,7 +151,7 @@ def lower(
     source = Tensor(
         "x", spec.num_features, spec.input_format.bits, input_fraction, spec.input_signed, 0, Component.INPUT
     )
-    builder = _Builder(spec, max_degree, source)
+    builder = _Builder(spec, max_degree, source, _word_index(spec, words))
     for index, layer_codes in enumerate(codes):
         try:
             builder.add_layer(index, layer_codes)
@@ -172,6 +177,18 @@ def lower(
     return program
 
 
+def _word_index(spec: ModelSpec, words: npt.NDArray[np.int64] | None) -> Array | None:
+    """The index of the kept words, one bit each; None where all are kept."""
+    try:
+        check_words(words, spec.input_words, spec.num_features)
+    except ConfigError as error:
+        raise LoweringError(str(error)) from error
+    if words is None:
+        return None
+    bits = np.isin(np.arange(spec.num_features), words).astype(np.int64)
+    return Array(WORDS_NAME, "index", "fixed", 1, 0, False, -1, None, narrow(bits, 0, 1))
+
+
 def refuse_float(spec: ModelSpec) -> None:
     """Refuse a spec with a float32 component.
 
@@ -190,13 +207,14 @@ def refuse_float(spec: ModelSpec) -> None:
 class _Builder:
     """Appends the operations of one block after the other."""
 
-    def __init__(self, spec: ModelSpec, max_degree: int, source: Tensor) -> None:
+    def __init__(self, spec: ModelSpec, max_degree: int, source: Tensor, index: Array | None) -> None:
         self._spec = spec
         self._max_degree = max_degree
+        self._index = index
         self.outputs = {INPUT: source}
         self.tensors: list[Tensor] = []
         self.operations: list[Operation] = []
-        self.arrays: list[Array] = []
+        self.arrays: list[Array] = [] if index is None else [index]
 
     def add_layer(self, index: int, codes: LayerCodes) -> None:
         layer = self._spec.layers[index]
@@ -232,7 +250,7 @@ class _Builder:
         choice = layer.formats[Component.LINEAR_WEIGHT]
         array = self._constant(array_name, choice, weight, index, Component.LINEAR_WEIGHT)
         sources = [self.outputs[source] for source in self._spec.sources(index)]
-        _check_columns(array, layer.width, sum(source.columns for source in sources))
+        _check_columns(array, layer.width, self._spec.input_width(index))
         fmt = FixedPoint(layer.formats[Component.MESSAGE].bits, fraction)
         out = self._tensor(f"layer{index}/{name}", layer.width, fmt, index, Component.MESSAGE)
         row_factor = self._spec.row_normalize and INPUT in self._spec.sources(index)
@@ -251,7 +269,7 @@ class _Builder:
             accumulator_bound=0,
             total_bound=0,
         )
-        self.operations.append(_proved(bare, transform_parts(bare, sources, array), fraction))
+        self.operations.append(_proved(bare, transform_parts(bare, sources, array, self._index), fraction))
         return out
 
     def _attention_weights(self, index: int, layer: LayerSpec, codes: LayerCodes, score: EdgeScore) -> dict[str, Array]:

@@ -8,10 +8,10 @@ import safetensors.torch
 import torch
 from safetensors import SafetensorError
 
-from lpgnas.errors import RunFolderError
+from lpgnas.errors import ConfigError, RunFolderError
 from lpgnas.layers import QuantizedModel
 from lpgnas.results import sha256
-from lpgnas.spec import ModelSpec
+from lpgnas.spec import SCHEMA_VERSION, ModelSpec
 
 
 def model_bytes(model: QuantizedModel) -> bytes:
@@ -42,15 +42,16 @@ def model_from_bytes(content: bytes, spec: ModelSpec) -> QuantizedModel:
     if spec_sha256 not in _hashes(spec):
         raise RunFolderError("model.safetensors belongs to another spec.json; train again")
     torch.manual_seed(0)
-    model = QuantizedModel(spec, fraction)
     try:
+        model = QuantizedModel(spec, fraction, state.get("words"))
         model.load_state_dict(state)
-    except RuntimeError as error:
+    except (RuntimeError, ConfigError) as error:
         raise RunFolderError(f"model.safetensors does not fit its spec: {error}") from error
     return model
 
 
 def _hashes(spec: ModelSpec) -> set[str]:
-    """Those of the spec's JSON: today's, and for a chain that of a file which an older lpgnas wrote."""
+    """Those of the spec's JSON: today's, and those of files that an older lpgnas wrote of the same model."""
     chain = not any(layer.sources for layer in spec.layers)
-    return {sha256(spec.to_json(version).encode()) for version in ((1, 2) if chain else (2,))}
+    oldest = SCHEMA_VERSION if spec.input_words is not None else 1 if chain else 2
+    return {sha256(spec.to_json(version).encode()) for version in range(oldest, SCHEMA_VERSION + 1)}

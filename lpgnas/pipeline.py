@@ -517,6 +517,7 @@ class Run:
             model.layer_codes(),
             input_fraction=model.input_fraction,
             max_degree=prepared.max_degree,
+            words=model.word_codes(),
             metadata={"dataset": prepared.graph.name, "protocol": prepared.split.protocol, "lpgnas": __version__},
         )
         cost = program_cost(program, prepared.size, latency=self.latency)

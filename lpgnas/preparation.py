@@ -26,6 +26,9 @@ from lpgnas.results import sha256
 from lpgnas.search_space import SearchSpace
 from lpgnas.training import TrainingData, transductive_data
 
+KEPT_WORDS = (0.125, 0.25, 0.5, 1.0)
+"""Shares of the input words that a search chooses from by default."""
+
 
 @dataclass(frozen=True)
 class Prepared:
@@ -118,6 +121,7 @@ def default_search_space(graph: Graph) -> SearchSpace:
         input_format=FormatChoice("fixed", 1 if binary else 8),
         input_signed=signed,
         row_normalize=not signed,
+        kept_words=KEPT_WORDS,
     )
 
 

@@ -23,7 +23,7 @@ from lpgnas.integer_program import Aggregate, Array, Codes, IntegerProgram, Oper
 from lpgnas.number_formats import Rounding
 from lpgnas.proofs import check_program
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 OLDEST_VERSION = 1
 CHECKSUM_LENGTH = 64
 PACKING = "little-endian bits: element k holds bits [k*b, (k+1)*b), least significant first; binary code c as (c+1)/2"
@@ -181,7 +181,8 @@ def _tensor(raw: dict[str, Any]) -> Tensor:
 def _migrated(raw: dict[str, Any], version: int) -> dict[str, Any]:
     """An operation of an older file in today's fields.
 
-    Version 1 had no weights and tables in a score's formula; until version 2 a transform had one input.
+    Version 1 had no weights and tables in a score's formula; until version 2 a transform had one input; until version 3
+    there was no index of kept words.
     """
     kind = raw["op"]
     if version < 2 and kind == Aggregate.__name__.lower():
@@ -214,7 +215,7 @@ def _entries(name: str, values: list[object], kind: type) -> tuple[Any, ...]:
 def _array(raw: dict[str, Any], packed: npt.NDArray[np.uint8]) -> Array:
     described = {key: value for key, value in raw.items() if key != "shape"}
     _check_field_types(Array, described)
-    if described["role"] not in ("weight", "bias", "table"):
+    if described["role"] not in ("weight", "bias", "table", "index"):
         raise ProgramError(f"program.npz: array {described['name']!r} has an unknown role {described['role']!r}")
     shape = tuple(int(size) for size in raw["shape"])
     kind, bits, signed = described["kind"], int(described["bits"]), bool(described["signed"])
@@ -222,6 +223,8 @@ def _array(raw: dict[str, Any], packed: npt.NDArray[np.uint8]) -> Array:
         raise ProgramError(f"program.npz: array {described['name']!r} has an impossible format or shape")
     if packed.dtype != np.uint8 or packed.size != (int(np.prod(shape)) * bits + 7) // 8:
         raise ProgramError(f"program.npz: array {described['name']!r} has {packed.size} bytes, not those of its shape")
+    if np.unpackbits(packed, bitorder="little")[int(np.prod(shape)) * bits :].any():
+        raise ProgramError(f"program.npz: array {described['name']!r} has bits set beyond its {np.prod(shape)} codes")
     described["component"] = _component(described["component"])
     codes = unpack_codes(packed, shape, bits, kind, signed=signed)
     array = Array(**described, values=narrow(codes, int(codes.min()), int(codes.max())))

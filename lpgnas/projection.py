@@ -26,6 +26,7 @@ hundred; what is returned is feasible either way."""
 COST_ORDER = (
     "activation",
     "width",
+    "words",
     "linear_weight_format",
     "shortcut",
     "attention",

@@ -35,6 +35,7 @@ from lpgnas.integer_program import (
     Tensor,
     Transform,
     accumulator_bits,
+    columns_read,
     writes,
 )
 from lpgnas.operators import AGGREGATIONS, ATTENTIONS
@@ -55,8 +56,8 @@ def _part_bounds(part: Part) -> tuple[int, int]:
     accumulator = int(magnitudes.sum(axis=1).max()) * part.source.magnitude
     if not part.row_factor:
         return accumulator, accumulator
-    # |acc| <= max|w| * t and row24(t) <= 2^24 / t + 1/2, t the row's sum of codes
-    largest_sum = part.source.columns * part.source.high
+    # |acc| <= max|w| * s and row24(t) <= 2^24 / t + 1/2, t the row's sum of codes and s <= t that of the columns read
+    largest_sum = magnitudes.shape[1] * part.source.high
     return accumulator, int(magnitudes.max()) * ((1 << ROW_FACTOR_BITS) + (largest_sum + 1) // 2)
 
 
@@ -212,6 +213,22 @@ def _check_header(program: IntegerProgram) -> None:
         raise ProgramError(f"the input has {source.bits} bits, more than 16")
     for array in program.arrays:
         _check_array(array)
+    _check_index(program)
+
+
+def _check_index(program: IntegerProgram) -> None:
+    indices = [array for array in program.arrays if array.role == "index"]
+    if len(indices) > 1:
+        raise ProgramError(f"two indices of kept words: {', '.join(array.name for array in indices)}; one serves all")
+    for index in indices:
+        words, kept = program.num_features, int(np.count_nonzero(index.values))
+        if (index.kind, index.bits, index.signed) != ("fixed", 1, False) or index.values.shape != (words,):
+            raise ProgramError(
+                f"index {index.name!r} must have one unsigned bit for each of {words} words, "
+                f"not {index.bits} of shape {index.values.shape}"
+            )
+        if not 1 <= kept < words:
+            raise ProgramError(f"index {index.name!r} keeps {kept} of {words} words; where all are kept, leave it out")
 
 
 def _check_array(array: Array) -> None:
@@ -261,9 +278,11 @@ def _check_transform(where: str, program: IntegerProgram, operation: Transform, 
     sources = [_known(where, name, known) for name in names]
     if not names or len(set(names)) != len(names) or len(operation.aligns) != len(names):
         raise ProgramError(f"{where}: it must have different inputs, each with an alignment, not {names}")
-    weight, columns = program.array(operation.weight).values, sum(source.columns for source in sources)
+    weight, index = program.array(operation.weight).values, program.index
+    columns = sum(columns_read(source, index) for source in sources)
     if weight.shape != (out.columns, columns):
-        raise ProgramError(f"{where}: weight has shape {weight.shape}, expected ({out.columns}, {columns})")
+        of_words = "" if index is None else f"; the index keeps {int(index.values.sum())} of {len(index.values)} words"
+        raise ProgramError(f"{where}: weight has shape {weight.shape}, expected ({out.columns}, {columns}){of_words}")
     if operation.row_factor != (program.row_normalize and program.input.name in names):
         raise ProgramError(f"{where}: row_factor is {operation.row_factor}, which row_normalize contradicts")
     if max(source.bits for source in sources) > 16 or out.bits > 16:

@@ -71,9 +71,9 @@ def _model(spec: ModelSpec) -> str:
         for index, layer in enumerate(spec.layers)
     ]
     header = ["block", "reads", "attention", "aggregation", "activation", "width", "heads", "shortcut", "formats"]
-    source = (
-        f"Input {spec.input_format}{', rows normalised' if spec.row_normalize else ''}; rounding {spec.rounding}.\n"
-    )
+    kept = "" if spec.input_words is None else f", {spec.input_words:,} of {spec.num_features:,} words kept"
+    normalised = ", rows normalised" if spec.row_normalize else ""
+    source = f"Input {spec.input_format}{normalised}{kept}; rounding {spec.rounding}.\n"
     return source + "\n" + markdown_table(header, rows)
 
 

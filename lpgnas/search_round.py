@@ -40,7 +40,7 @@ from lpgnas.number_formats import FormatChoice
 from lpgnas.operators import ATTENTIONS
 from lpgnas.projection import Preferences, Projection
 from lpgnas.quantizers import quantize_weight, weight_fraction
-from lpgnas.search_space import Choices, SearchSpace
+from lpgnas.search_space import INPUT_GROUP, Choices, SearchSpace
 from lpgnas.spec import ModelSpec
 from lpgnas.supernet import SupernetStep, SupernetTraining
 
@@ -343,12 +343,13 @@ class SearchRound:
     # --- gates ---
 
     def _taps(self, choices: Choices, gates: Mapping[str, Tensor]) -> list[Tap]:
-        groups: dict[str, dict[str, _Gate]] = {}
+        macro, groups = self._space.macro(choices), dict[str, dict[str, _Gate]]()
         for name, option, options in zip(self.controllers.genes, choices, self._options, strict=True):
             group, _, gene = name.rpartition(".")
+            group = f"layer{macro.groups[0]}" if group == INPUT_GROUP else group  # which always reads the input
             if name in gates:
                 groups.setdefault(group, {})[gene] = _Gate(option, gates[name], options)
-        layers = zip(self._space.macro(choices).groups, self._space.spec(choices).layers, strict=True)
+        layers = zip(macro.groups, self._space.spec(choices).layers, strict=True)
         return [self._tap(groups.get(f"layer{group}", {}), layer.attention) for group, layer in layers]
 
     def _tap(self, genes: dict[str, _Gate], attention: str) -> Tap:

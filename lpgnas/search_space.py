@@ -22,6 +22,9 @@ Choices = tuple[int, ...]
 """One option index for each gene of a `SearchSpace`."""
 MAX_ROUTED_BLOCKS = 5
 """Six blocks have a million macro-architectures, of which a projection looks at every one."""
+INPUT_GROUP = "input"
+"""Group of the genes that all blocks share."""
+WORDS_GENE = f"{INPUT_GROUP}.words"
 MACRO_TRIES = 50
 """Uniform draws of macro genes before those that fit are listed."""
 
@@ -49,6 +52,7 @@ class SearchSpace:
         weight_formats: of `linear_weight` and `attention_weight`.
         code_bits: of `message`, `score`, `aggregate` and `activation`; 32 is float32.
         output_bits: of the logits; likewise.
+        kept_words: shares of the input words that weights have bits for, in 0 to 1, rising; of every model.
 
     Raises:
         ConfigError: an empty list of options.
@@ -71,12 +75,15 @@ class SearchSpace:
     weight_formats: tuple[str, ...] = ("binary", "ternary", "fixed4", "fixed8")
     code_bits: tuple[int, ...] = (4, 6, 8)
     output_bits: int = 8
+    kept_words: tuple[float, ...] = (1.0,)
 
     def __post_init__(self) -> None:
         for name in ("attentions", "aggregations", "activations", "widths", "heads", "shortcuts"):
             if not getattr(self, name):
                 raise ConfigError(f"the search space has no options for {name}; give at least one")
-        for name in ("blocks", "widths", "heads", "code_bits"):
+        if not self.kept_words or not all(0.0 < share <= 1.0 for share in self.kept_words):
+            raise ConfigError(f"kept_words of the search space are shares above 0 and up to 1, got {self.kept_words}")
+        for name in ("blocks", "widths", "heads", "code_bits", "kept_words"):
             options = getattr(self, name)
             if list(options) != sorted(set(options)):
                 raise ConfigError(
@@ -120,6 +127,21 @@ class SearchSpace:
                     f"(attentions {self.attentions}); costs are bounded by the first"
                 )
 
+    @cached_property
+    def word_counts(self) -> tuple[int, ...]:
+        """Numbers of kept words to choose from, rising.
+
+        Beside all of them, a number is left out if its index may cost more bits than it saves: with the narrowest block
+        and the fewest bits a weight.
+        """
+        counts = {max(1, int(share * self.num_features)) for share in self.kept_words}
+        if self.num_features in counts:
+            narrowest = min((self.widths[0], *((self.num_classes,) if self.blocks[0] == 1 else ())))
+            saved = narrowest * FormatChoice.parse(self.weight_formats[0]).bits
+            all_of_them = {self.num_features}
+            counts = {k for k in counts if (self.num_features - k) * saved >= self.num_features} | all_of_them
+        return tuple(sorted(counts))
+
     def tables(self) -> tuple[int, ...]:
         """Places of the activations by table."""
         return tuple(k for k, name in enumerate(self.activations) if ACTIVATIONS.get(name).function is not None)
@@ -139,6 +161,7 @@ class SearchSpace:
             weight_formats=(str(FLOAT32),),
             code_bits=(bits,),
             output_bits=bits,
+            kept_words=(1.0,),
         )
 
     @property
@@ -158,12 +181,14 @@ class SearchSpace:
         """Name and number of options of every choice, in the order of `Choices`.
 
         `layer<k>.from_<source>` is a route; the others of a group `layer<k>` are those of a block (`lpgnas.macros`).
+        `input.words` is there if there is more than one number of kept words.
         """
         return self._genes
 
     @cached_property
     def _genes(self) -> tuple[tuple[str, int], ...]:
         result = list(self.macro_genes())
+        result += [(WORDS_GENE, len(self.word_counts))] if len(self.word_counts) > 1 else []
         for index in range(self.depth):
             last = index == self.depth - 1
             layer = {
@@ -202,6 +227,7 @@ class SearchSpace:
         """
         macro = self.macro(choices)
         groups, routes = {f"layer{group}" for group in macro.groups}, {route_gene(one) for one in macro.open_routes}
+        groups.add(INPUT_GROUP)
         macros = len(self.macro_genes())
         return tuple(
             name == "blocks" or name in routes if place < macros else name.split(".")[0] in groups
@@ -233,7 +259,7 @@ class SearchSpace:
         """
         learned = [place for place, name in enumerate(self.attentions) if ATTENTIONS.get(name).learned]
         linear = self.shortcuts.index("linear") if "linear" in self.shortcuts else 0
-        wanted = {"width": len(self.widths) - 1, "shortcut": linear}
+        wanted = {"width": len(self.widths) - 1, "shortcut": linear, "words": len(self.word_counts) - 1}
         deepest = len(self.blocks) - 1
         tops = [deepest] if self.routes else range(deepest + 1)
         macros = [((top,) if deepest else ()) + (1,) * len(self._routes()) for top in tops]
@@ -319,6 +345,7 @@ class SearchSpace:
             input_format=self.input_format,
             input_signed=self.input_signed,
             row_normalize=self.row_normalize,
+            input_words=self.word_counts[picked.get(WORDS_GENE, 0)],
         )
 
     def _layer(self, group: int, picked: dict[str, int], sources: tuple[int, ...], *, first: bool) -> LayerSpec:

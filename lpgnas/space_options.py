@@ -8,6 +8,7 @@ of the default space in its order, then the others in that of their registry.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from fractions import Fraction
 from typing import Any
 
 from lpgnas.attentions.score import Attention
@@ -20,11 +21,12 @@ from lpgnas.spec import MAX_WIDTH
 
 SPACES = ("default", "whole")
 LISTS = (
-    "blocks", "attentions", "aggregations", "activations", "widths", "heads", "shortcuts", "weight_formats", "code_bits"
+    "blocks", "attentions", "aggregations", "activations", "widths", "heads", "shortcuts", "weight_formats",
+    "code_bits", "kept_words",
 )  # fmt: skip
 """Choices whose options can be listed, by the names of `SearchSpace`."""
-NAMED = ("attentions", "aggregations", "activations", "shortcuts", "weight_formats")
-"""Those that list names; the others list whole numbers."""
+NAMED = ("attentions", "aggregations", "activations", "shortcuts", "weight_formats", "kept_words")
+"""Those that list names, or shares; the others list whole numbers."""
 LEAST_CODE_BITS, MOST_CODE_BITS = 2, 8
 """Of searched codes: a signed code has a sign, and codes of more than 8 bits cannot index a table."""
 MOST_BLOCKS = 8
@@ -88,26 +90,27 @@ def space_arguments(space: str, routes: bool | None, lists: Mapping[str, Sequenc
 def _check_options(name: str, options: tuple[Any, ...]) -> None:
     if len(set(options)) < len(options):
         raise ConfigError(f"{name} of the search space: {', '.join(map(str, options))} holds an option twice")
-    registries: dict[str, Registry[Any]] = {
-        "attentions": ATTENTIONS,
-        "aggregations": AGGREGATIONS,
-        "activations": ACTIVATIONS,
-    }
-    if name in registries:
-        for option in options:
-            registries[name].get(option)
+    if name == "weight_formats":
+        _check_formats(options)
+    elif name == "kept_words":
+        _shares(options)
     elif name == "shortcuts":
         for option in options:
             if option not in SHORTCUTS:
                 raise UnknownName("shortcut", option, SHORTCUTS)
-    elif name == "weight_formats":
-        _check_formats(options)
-    else:
-        bounds = {"blocks": (1, MOST_BLOCKS), "widths": (1, MAX_WIDTH), "heads": (1, MAX_WIDTH)}
-        low, high = bounds.get(name, (LEAST_CODE_BITS, MOST_CODE_BITS))
+    elif name in _REGISTRIES:
         for option in options:
-            if not low <= option <= high:
-                raise ConfigError(f"{name} of the search space holds {option}; each must be in {low} to {high}")
+            _REGISTRIES[name].get(option)
+    else:
+        _check_numbers(name, options)
+
+
+def _check_numbers(name: str, options: tuple[int, ...]) -> None:
+    bounds = {"blocks": (1, MOST_BLOCKS), "widths": (1, MAX_WIDTH), "heads": (1, MAX_WIDTH)}
+    low, high = bounds.get(name, (LEAST_CODE_BITS, MOST_CODE_BITS))
+    for option in options:
+        if not low <= option <= high:
+            raise ConfigError(f"{name} of the search space holds {option}; each must be in {low} to {high}")
 
 
 def _check_formats(names: Iterable[str]) -> None:
@@ -142,6 +145,27 @@ def _check_effects(given: Mapping[str, tuple[Any, ...]], routes: bool | None, fu
         for count in given["heads"]:
             if all(width % count for width in full["widths"]):
                 raise ConfigError(f"{count} heads divide none of the widths {', '.join(map(str, full['widths']))}")
+
+
+def _shares(options: Iterable[str]) -> tuple[float, ...]:
+    """Shares of the input words, rising.
+
+    Raises:
+        ConfigError: not a share above 0 and up to 1, or one of them twice.
+    """
+    shares = []
+    for text in options:
+        try:
+            share = float(Fraction(text))
+        except (ValueError, ZeroDivisionError):
+            share = 0.0
+        if not 0.0 < share <= 1.0 or share in shares:
+            raise ConfigError(
+                f"kept_words of the search space holds {text!r}; "
+                "give each share above 0 and up to 1, such as 1/4 or 0.5, once"
+            )
+        shares.append(share)
+    return tuple(sorted(shares))
 
 
 def _ranked(options: Iterable[str], default: Sequence[str], cost: Callable[[str], Any]) -> tuple[str, ...]:
@@ -191,4 +215,5 @@ _ORDERS: Mapping[str, Callable[[Any], tuple[Any, ...]]] = {
     "shortcuts": lambda options: _registered(options, SHORTCUTS),
     "weight_formats": _formats,
     "code_bits": _rising,
+    "kept_words": _shares,
 }

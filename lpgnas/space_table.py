@@ -12,7 +12,7 @@ from lpgnas.cost_models.rows import GraphSize
 from lpgnas.cost_models.spec_cost import spec_cost
 from lpgnas.operators import ACTIVATIONS, ATTENTIONS
 from lpgnas.report import markdown_table
-from lpgnas.search_space import Choices, SearchSpace
+from lpgnas.search_space import INPUT_GROUP, Choices, SearchSpace
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -99,7 +99,7 @@ class SpaceSize:
                 count, group = space.genes()[gene][1], names[gene].split(".")[0]
                 if names[gene] != f"{group}.{choice}" or not active[gene] or count < self._most(choice):
                     continue
-                for base in bases:
+                for base in bases if group != INPUT_GROUP else bases[:1]:
                     made = list(chain)
                     for name, wanted in base.items():
                         place = names.index(f"{group}.{name}")
@@ -114,6 +114,7 @@ class SpaceSize:
         codes, weights = tuple(map(str, space.code_bits)), space.weight_formats
         known = {
             "blocks": tuple(map(str, space.blocks)),
+            "words": tuple(map(str, space.word_counts)),
             "attention": space.attentions,
             "aggregation": space.aggregations,
             "activation": space.activations,

@@ -16,7 +16,7 @@ from lpgnas.json_objects import JsonObject as _Reader
 from lpgnas.number_formats import FIXED1, FLOAT32, FormatChoice, Rounding
 from lpgnas.operators import ACTIVATIONS, AGGREGATIONS, ATTENTIONS, SHORTCUTS
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 MAX_WIDTH = 1 << 16
 INPUT = -1
 """The number of the raw input `x` among the sources of a layer."""
@@ -98,6 +98,9 @@ class ModelSpec:
         input_format: format of the features, `fixed<bits>` or `float32`.
         input_signed: whether features may be negative.
         row_normalize: divide each row by its sum (in the first transform's epilogue; needs an unsigned input).
+        input_words: columns of `x` that weights have bits for, the same in every transform that reads `x`; the others
+            have none (0 bits) and add nothing to a product, though they count in a row's sum. None for all of them.
+            Which ones they are is decided before training and is no choice.
         reserved: slots whose defaults are all that is built (`RESERVED_SLOTS`).
 
     Raises:
@@ -111,6 +114,7 @@ class ModelSpec:
     input_format: FormatChoice = FIXED1
     input_signed: bool = False
     row_normalize: bool = False
+    input_words: int | None = None
     reserved: dict[str, str] = field(default_factory=lambda: dict(RESERVED_SLOTS))
 
     def __post_init__(self) -> None:
@@ -126,7 +130,11 @@ class ModelSpec:
             raise SpecError(f"the input is fixed point (or float32 in a reference), not {self.input_format}")
         if self.input_signed and self.input_format.bits < 2:
             raise SpecError(f"a signed input needs at least 2 bits, got {self.input_format}")
+        if self.input_words is not None and not 1 <= self.input_words <= self.num_features:
+            raise SpecError(f"input_words is {self.input_words}; of {self.num_features} features keep 1 to all")
         self._check_slots()
+        if self.input_words == self.num_features:
+            object.__setattr__(self, "input_words", None)
         # equal models have equal specs: the layer before it alone is the empty choice
         layers = (replace(one, sources=()) if one.sources == (k - 1,) else one for k, one in enumerate(self.layers))
         object.__setattr__(self, "layers", tuple(layers))
@@ -144,9 +152,14 @@ class ModelSpec:
         """What layer `index` reads, at least one: `INPUT` or numbers of earlier layers, rising."""
         return self.layers[index].sources or (index - 1,)
 
+    @property
+    def kept_words(self) -> int:
+        """Columns of `x` that weights have bits for."""
+        return self.num_features if self.input_words is None else self.input_words
+
     def source_width(self, source: int) -> int:
-        """Columns of a source: of the input, or of a layer's output."""
-        return self.num_features if source == INPUT else self.layers[source].width
+        """Columns of a source that transforms read: the kept ones of the input, or those of a layer's output."""
+        return self.kept_words if source == INPUT else self.layers[source].width
 
     def source_widths(self, index: int) -> tuple[int, ...]:
         """Columns of each source of layer `index`."""
@@ -168,7 +181,7 @@ class ModelSpec:
         """Canonical JSON of a schema version: sorted keys, two spaces, a final newline.
 
         Raises:
-            SpecError: an older version that cannot hold the routes of this model.
+            SpecError: an older version that cannot hold the routes or the kept words of this model.
         """
         return json.dumps(_to_dict(self, version), indent=2, sort_keys=True) + "\n"
 
@@ -210,6 +223,8 @@ class ModelSpec:
         if layer.shortcut == "identity":
             if len(self.sources(index)) > 1:
                 raise SpecError(f"{where}: an identity shortcut needs one source, not several; use 'linear'")
+            if INPUT in self.sources(index) and self.input_words is not None:
+                raise SpecError(f"{where}: an identity shortcut reads every word; use 'linear', or keep all of them")
             if layer.width != width:
                 raise SpecError(
                     f"{where}: an identity shortcut needs equal widths, not {width} -> {layer.width}; use 'linear'"
@@ -254,6 +269,8 @@ def _check_choice(where: str, component: Component, choice: FormatChoice, signed
 def _to_dict(spec: ModelSpec, version: int) -> dict[str, Any]:
     if version == 1 and any(layer.sources for layer in spec.layers):
         raise SpecError("a spec of schema version 1 is a chain, this one has routes")
+    if version < 3 and spec.input_words is not None:
+        raise SpecError(f"a spec of schema version {version} keeps all words, this one {spec.input_words}")
     return {
         "schema_version": version,
         "num_features": spec.num_features,
@@ -263,6 +280,7 @@ def _to_dict(spec: ModelSpec, version: int) -> dict[str, Any]:
             "format": str(spec.input_format),
             "signed": spec.input_signed,
             "row_normalize": spec.row_normalize,
+            **({} if version < 3 else {"words": spec.kept_words}),
         },
         "layers": [
             {
@@ -305,6 +323,8 @@ def _from_dict(raw: object) -> ModelSpec:
         input_format=FormatChoice.parse(source.take("format", str)),
         input_signed=source.take("signed", bool),
         row_normalize=source.take("row_normalize", bool),
+        # versions 1 and 2 kept all words
+        input_words=None if version < 3 else source.take("words", int),
         reserved=top.take("reserved", dict),
     )
     source.finish()

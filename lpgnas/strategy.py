@@ -289,7 +289,13 @@ def refusal(trained: TrainedModel, max_degree: int) -> str:
     if model.spec.is_float:
         return ""  # a full-precision search asks for none
     try:
-        lower(model.spec, model.layer_codes(), input_fraction=model.input_fraction, max_degree=max_degree)
+        lower(
+            model.spec,
+            model.layer_codes(),
+            input_fraction=model.input_fraction,
+            max_degree=max_degree,
+            words=model.word_codes(),
+        )
     except LoweringError as error:
         return str(error)
     return ""

@@ -6,8 +6,8 @@ a step costs what a step of the sampled model costs. One sampled model a step tr
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -29,16 +29,19 @@ class Supernet:
     Args:
         space: whose models share.
         input_fraction: of the features, as `lpgnas.graph_tensors.input_fraction` gives it.
+        words: the columns of the features [K] that a model keeps, None for all.
 
     Attributes:
         parameters: the shared tensors at their largest shapes, by the names of the deepest `QuantizedModel`.
     """
 
-    def __init__(self, space: SearchSpace, input_fraction: int) -> None:
-        self._input_fraction, self._depth = input_fraction, space.depth
+    def __init__(
+        self, space: SearchSpace, input_fraction: int, words: Callable[[ModelSpec], Tensor | None] = lambda _: None
+    ) -> None:
+        self._input_fraction, self._depth, self._words = input_fraction, space.depth, words
         self.parameters: dict[str, Tensor] = {}
         for spec in space.widest():  # attentions share what they call by the same name
-            model = QuantizedModel(spec, input_fraction)
+            model = QuantizedModel(replace(spec, input_words=None), input_fraction)
             names = self.shared_names(model)
             for name, parameter in model.named_parameters():
                 self.parameters.setdefault(names[name], parameter)
@@ -77,23 +80,33 @@ class Supernet:
             dropout: as in a training.
             taps: one for each block, or none.
         """
-        model = QuantizedModel(spec, self._input_fraction)
+        model = QuantizedModel(spec, self._input_fraction, self._words(spec))
         for block, tap in zip(model.blocks, taps, strict=False):
             block.tap = tap
-        names = self.shared_names(model)
-        slices = {name: _slice(self.parameters[names[name]], own.shape) for name, own in model.named_parameters()}
+        slices = dict(self._slices(model))
         result: Tensor = functional_call(model, slices, (graph,), {"observe": True, "dropout": dropout})
         return result
 
     def model(self, spec: ModelSpec, graph: GraphTensors) -> QuantizedModel:
         """A model of its own with the shared weights as they are, calibrated on `graph`."""
-        model = QuantizedModel(spec, self._input_fraction)
+        model = QuantizedModel(spec, self._input_fraction, self._words(spec))
         with torch.no_grad():
-            names = self.shared_names(model)
-            for name, own in model.named_parameters():
-                own.copy_(_slice(self.parameters[names[name]], own.shape))
+            own = dict(model.named_parameters())
+            for name, part in self._slices(model):
+                own[name].copy_(part)
             model(graph, observe=True)
         return model
+
+    def _slices(self, model: QuantizedModel) -> Iterator[tuple[str, Tensor]]:
+        """For every parameter of a model its part of the shared one; of the features, the columns that it keeps."""
+        names = self.shared_names(model)
+        read = {f"layers.{k}.{name}" for k, block in enumerate(model.blocks) for name in block.input_parts()}
+        for name, own in model.named_parameters():
+            shared = self.parameters[names[name]]
+            if model.words is not None and name in read:
+                yield name, shared[: len(own)].index_select(1, model.words)
+            else:
+                yield name, _slice(shared, own.shape)
 
 
 def _slice(shared: Tensor, shape: torch.Size) -> Tensor:
@@ -128,8 +141,9 @@ class SupernetTraining:
         torch.manual_seed(seed)
         self.dropout = Dropout(settings.dropout, seed)
         fraction = input_fraction(data.graph, space.input_format.bits, signed=space.input_signed)
-        self.supernet = Supernet(space, fraction)
-        self.graph = data.tensors(QuantizedModel(space.spec(space.smallest()), fraction), stop=False)
+        self.supernet = Supernet(space, fraction, data.kept_words)
+        smallest = replace(space.spec(space.smallest()), input_words=None)
+        self.graph = data.tensors(QuantizedModel(smallest, fraction), stop=False)
         self._data, self._settings, self._teacher = data, settings, teacher
         self._optimizer = Adam([ParameterGroup(tuple(self.supernet.parameters.values()), settings.learning_rate)])
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -22,6 +23,7 @@ from lpgnas.errors import ConfigError
 from lpgnas.fused_ops import Targets, mixed_cross_entropy
 from lpgnas.graph import BoolArray, Graph
 from lpgnas.graph_tensors import GraphPart, GraphTensors, graph_tensors, input_fraction
+from lpgnas.input_words import rank_words
 from lpgnas.layers import QuantizedModel
 from lpgnas.number_formats import FLOAT32
 from lpgnas.spec import ModelSpec
@@ -75,6 +77,8 @@ class TrainingData:
         stop_graph: the graph that early stopping is measured on.
         stop_labels: [N'] classes.
         stop: [N'] nodes of early stopping.
+        ranked_words: the columns of the features [F] int64, those first that models keep first; None to rank them by
+            what they tell about the training labels (`lpgnas.input_words`).
     """
 
     graph: Graph
@@ -83,6 +87,7 @@ class TrainingData:
     stop_graph: Graph
     stop_labels: Tensor
     stop: Tensor
+    ranked_words: Tensor | None = None
     _cache: dict[object, GraphTensors] = field(default_factory=dict, repr=False, compare=False)
     _parts: dict[object, GraphPart] = field(default_factory=dict, repr=False, compare=False)
 
@@ -110,6 +115,17 @@ class TrainingData:
     def _key(self, model: QuantizedModel, *, stop: bool) -> tuple[object, ...]:
         first = not stop or self.stop_graph is self.graph
         return first, model.input_format, model.spec.rounding, model.spec.row_normalize
+
+    @cached_property
+    def word_ranks(self) -> Tensor:
+        """The columns of the features [F] int64, those first that models keep first."""
+        if self.ranked_words is not None:
+            return self.ranked_words
+        return torch.from_numpy(rank_words(self.graph, self.train.numpy()))
+
+    def kept_words(self, spec: ModelSpec) -> Tensor | None:
+        """The columns of the features that `spec` keeps [K] int64, rising: the first by rank; None for all."""
+        return None if spec.input_words is None else self.word_ranks[: spec.input_words].sort().values
 
 
 def transductive_data(graph: Graph, train: BoolArray, stop: BoolArray) -> TrainingData:
@@ -159,7 +175,7 @@ def train_model(
     torch.manual_seed(seed)
     dropout = Dropout(settings.dropout, seed)
     fraction = input_fraction(data.graph, spec.input_format.bits, signed=spec.input_signed)
-    model = QuantizedModel(spec, fraction)
+    model = QuantizedModel(spec, fraction, data.kept_words(spec))
     whole = teacher is not None and settings.distillation > 0.0
     part = None if whole else data.part(model, stop=False)
     graph = data.tensors(model, stop=False) if part is None else part.tensors

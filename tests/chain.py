@@ -40,6 +40,7 @@ def features_of(spec: ModelSpec) -> set[str]:
     found = {f"rounding {spec.rounding}", f"input {spec.input_format} signed={spec.input_signed}"}
     found.add(f"row_normalize {spec.row_normalize}")
     found |= routes_of(spec)
+    found.add("all words" if spec.input_words is None else "some words")
     for layer in spec.layers:
         found |= {f"attention {layer.attention}", f"aggregation {layer.aggregation}", f"activation {layer.activation}"}
         found.add(f"pair {layer.attention}-{layer.aggregation}")
@@ -62,6 +63,8 @@ def routes_of(spec: ModelSpec) -> set[str]:
             "several sources": several,
             "x read again": reads_x and index > 0,
             "x beside a block, rows normalised": several and reads_x and spec.row_normalize,
+            "some words of x beside a block": several and reads_x and spec.input_words is not None,
+            "some words of x read again": index > 0 and reads_x and spec.input_words is not None,
             "a block before the last one": any(0 <= source < index - 1 for source in sources),
         }
         found |= {name for name, holds in traits.items() if holds}
@@ -76,6 +79,8 @@ ROUTES = {
     "several sources",
     "x read again",
     "x beside a block, rows normalised",
+    "some words of x beside a block",
+    "some words of x read again",
     "a block before the last one",
     "no edges read",
 }
@@ -83,7 +88,12 @@ ROUTES = {
 
 def wanted_features() -> set[str]:
     """Everything that has to come up `HITS` times, a pair of attention and aggregation a quarter as often."""
-    wanted = ROUTES | {f"rounding {mode}" for mode in Rounding} | {f"activation {name}" for name in ACTIVATIONS}
+    wanted = (
+        ROUTES
+        | {"all words", "some words"}
+        | {f"rounding {mode}" for mode in Rounding}
+        | {f"activation {name}" for name in ACTIVATIONS}
+    )
     wanted |= {f"attention {name}" for name in ATTENTIONS} | {f"aggregation {name}" for name in AGGREGATIONS}
     for attention in ATTENTIONS:
         wanted |= {
@@ -108,7 +118,10 @@ def calibrated_case(seed: int, graph: Graph, num_classes: int, max_degree: int) 
     rng = np.random.default_rng(seed)
     torch.manual_seed(seed)
     spec = samples.random_spec(rng, graph.num_features, num_classes)
-    model = QuantizedModel(spec, input_fraction(graph, spec.input_format.bits, signed=spec.input_signed)).double()
+    kept = samples.random_words(seed, spec)
+    words = None if kept is None else torch.from_numpy(kept)
+    fraction = input_fraction(graph, spec.input_format.bits, signed=spec.input_signed)
+    model = QuantizedModel(spec, fraction, words).double()
     for layer in model.layers:
         torch.nn.init.uniform_(layer.get_parameter("bias"), -0.3, 0.3)
     tensors = graph_tensors(
@@ -116,7 +129,7 @@ def calibrated_case(seed: int, graph: Graph, num_classes: int, max_degree: int) 
     )
     with torch.no_grad():
         model(tensors, observe=True)
-    program = lower(spec, model.layer_codes(), input_fraction=model.input_fraction, max_degree=max_degree)
+    program = lower(spec, model.layer_codes(), input_fraction=model.input_fraction, max_degree=max_degree, words=kept)
     return ChainCase(seed, model, program)
 
 

@@ -51,13 +51,18 @@ def counted_operations(header: dict[str, Any], nodes: int, edges: int) -> dict[s
     arrays = {one["name"]: one for one in header["arrays"]}
     tensors = {one["name"]: one for one in (header["input"], *header["tensors"])}
     macs = bops = 0
+    indices = [one for one in header["arrays"] if one["role"] == "index"]
     for operation in header["operations"]:
         sources = [tensors[name] for name in operation.get("inputs") or [operation["input"]]]
         for name in ("weight", "source_weight", "target_weight"):
             if operation.get(name) is not None:
                 array = arrays[operation[name]]
                 rows, columns = array["shape"]
-                for source in sources if name == "weight" else [{**sources[0], "columns": columns}]:
+                read = sources if name == "weight" else [{**sources[0], "columns": columns}]
+                if indices and name == "weight":  # a weight has no columns for the words that are left out
+                    others = sum(source["columns"] for source in sources if source["name"] != "x")
+                    read = [{**one, "columns": columns - others} if one["name"] == "x" else one for one in sources]
+                for source in read:
                     products = nodes * rows * source["columns"]
                     macs += products
                     bops += products * array["bits"] * source["bits"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cache
@@ -11,10 +12,11 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 import samples
+from onnx import numpy_helper
 
 from lpgnas.components import Component
 from lpgnas.errors import LoweringError
-from lpgnas.integer_program import IntegerProgram
+from lpgnas.integer_program import IntegerProgram, Transform
 from lpgnas.lowering import LayerCodes, Quantized, lower
 from lpgnas.number_formats import FormatChoice, Rounding
 from lpgnas.operators import ACTIVATIONS, AGGREGATIONS, ATTENTIONS
@@ -58,6 +60,32 @@ def case(index: int) -> Case:
     raise AssertionError(f"no lively program for case {index}")
 
 
+def check_index(sample: Case, model: onnx.ModelProto) -> None:
+    """Some words are one index of a bit a word, and a weight of the kept columns; all words are neither."""
+    program, kinds = sample.program, [node.op_type for node in model.graph.node]
+    metadata = {entry.key: entry.value for entry in model.metadata_props}
+    listed = {one["name"]: one for one in json.loads(metadata["arrays"])}
+    assert kinds.count("Compress") == (program.index is not None)  # all transforms of x read the same columns
+    assert ("input_words" in listed) == (program.index is not None)
+    if program.index is None:
+        assert "input_words" not in {one.name for one in model.graph.initializer}
+        return
+    assert packed_index(model, program.num_features) == program.index.values.tolist()
+    assert (listed["input_words"]["elements"], listed["input_words"]["bits"]) == (program.num_features, 1)
+    first = next(one for one in program.operations if isinstance(one, Transform))
+    assert listed[first.weight]["elements"] == program.tensor(first.output).columns * sample.spec.kept_words
+
+
+def packed_index(model: onnx.ModelProto, words: int) -> list[int]:
+    """The bits of the index that a file stores in ceil(words / 8) bytes, the one place where it stands."""
+    (stored,) = (one for one in model.graph.initializer if one.name == "input_words")
+    values = numpy_helper.to_array(stored)
+    assert values.dtype == np.uint8
+    assert values.size == -(-words // 8)
+    assert not np.unpackbits(values.ravel(), bitorder="little")[words:].any()
+    return [int(bit) for bit in np.unpackbits(values.ravel(), count=words, bitorder="little")]
+
+
 def features_hit(specs: Iterable[ModelSpec]) -> set[str]:
     """Names of the operators, formats and choices that `specs` use."""
     hit: set[str] = set()
@@ -90,7 +118,8 @@ def adversarial_case(index: int, rounding: Rounding) -> Case:
         fraction = int(rng.integers(0, spec.input_format.bits + 1))
         try:
             codes = samples.random_codes(rng, spec, fraction)
-            lowered = lower(spec, codes, input_fraction=fraction, max_degree=5000)
+            words = samples.random_words(index, spec)
+            lowered = lower(spec, codes, input_fraction=fraction, max_degree=5000, words=words)
         except LoweringError:
             continue
         graphs = tuple(samples.adversarial_graphs(lowered.num_features))

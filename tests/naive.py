@@ -90,6 +90,7 @@ def _incoming(edges: list[tuple[int, int]], nodes: int, self_loops: bool) -> lis
 
 def _transform(program: Any, operation: Any, tensors: dict[str, Matrix], edges: list[tuple[int, int]]) -> Matrix:
     weight = [[int(code) for code in row] for row in program.array(operation.weight).values]
+    kept = [int(bit) for array in program.arrays if array.role == "index" for bit in array.values]
     out = program.tensor(operation.output)
     incoming = _incoming(edges, len(tensors["x"]), operation.self_loops)
     result = []
@@ -98,10 +99,12 @@ def _transform(program: Any, operation: Any, tensors: dict[str, Matrix], edges: 
         for weights in weight:
             total = offset = 0
             for name, align in zip(operation.inputs, operation.aligns, strict=True):
-                row = tensors[name][node]
+                row = whole = tensors[name][node]
+                if name == "x" and kept:
+                    row = [code for code, bit in zip(whole, kept, strict=True) if bit]
                 part = sum(code * weights[offset + column] for column, code in enumerate(row) if code)
                 if name == "x" and operation.row_factor:
-                    part *= reciprocal(24, sum(row))
+                    part *= reciprocal(24, sum(whole))
                 total += part << align
                 offset += len(row)
             if operation.degree_factor:

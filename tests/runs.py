@@ -11,7 +11,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -114,11 +114,12 @@ def spec(*layers: LayerSpec) -> ModelSpec:
 
 
 def rich_spec() -> ModelSpec:
-    """Two layers with coefficients, both kinds of tables, scores and a shortcut."""
-    return spec(
+    """Two layers with coefficients, both kinds of tables, scores and a shortcut, of nine words."""
+    whole = spec(
         layer("gcn", "sum", "tanh", 8),
         layer("gat", "sum", "none", CLASSES, last=True, shortcut="linear"),
     )
+    return replace(whole, input_words=9)
 
 
 def every_operation() -> ModelSpec:

@@ -86,8 +86,12 @@ def random_spec(rng: np.random.Generator, num_features: int, num_classes: int) -
     bits = int(rng.choice([2, 4, 8] if signed else [1, 2, 4, 8]))
     columns = {-1: num_features, **dict(enumerate(widths))}
 
+    own = rng.spawn(1)[0]
+    keeps = int(own.integers(1, num_features + 1)) if own.integers(3) == 0 else num_features
+
     def identity(width: int, route: tuple[int, ...]) -> bool:
-        return [columns[source] for source in route] == [width] and not (route == (-1,) and row_normalize)
+        raw = route == (-1,) and (row_normalize or keeps < num_features)
+        return [columns[source] for source in route] == [width] and not raw
 
     layers = tuple(
         random_layer(rng, width, route, last=k == len(widths) - 1, identity=identity(width, route))
@@ -101,7 +105,15 @@ def random_spec(rng: np.random.Generator, num_features: int, num_classes: int) -
         input_format=FormatChoice("fixed", bits),
         input_signed=signed,
         row_normalize=row_normalize,
+        input_words=keeps,
     )
+
+
+def random_words(seed: int, spec: ModelSpec) -> npt.NDArray[np.int64] | None:
+    """Kept words of a spec, rising; None where it keeps all."""
+    if spec.input_words is None:
+        return None
+    return np.sort(np.random.default_rng(seed).permutation(spec.num_features)[: spec.input_words]).astype(np.int64)
 
 
 def _weight_codes(rng: np.random.Generator, choice: FormatChoice, shape: tuple[int, ...]) -> npt.NDArray[np.int64]:
@@ -195,7 +207,8 @@ def random_program(
     spec = random_spec(rng, num_features, num_classes)
     input_fraction = int(rng.integers(0, spec.input_format.bits + 1))
     codes = random_codes(rng, spec, input_fraction)
-    return spec, lower(spec, codes, input_fraction=input_fraction, max_degree=max_degree)
+    words = random_words(int(rng.spawn(1)[0].integers(1 << 30)), spec)
+    return spec, lower(spec, codes, input_fraction=input_fraction, max_degree=max_degree, words=words)
 
 
 def extreme_program(spec: ModelSpec, codes: tuple[LayerCodes, ...], *, sign: int, max_degree: int) -> IntegerProgram:
@@ -219,7 +232,8 @@ def extreme_program(spec: ModelSpec, codes: tuple[LayerCodes, ...], *, sign: int
                 bias=Quantized(np.full(layer.width, 32767 if sign > 0 else -32768), one.bias.fraction),
             )
         )
-    return lower(spec, tuple(pushed), input_fraction=0, max_degree=max_degree)
+    words = random_words(0, spec)
+    return lower(spec, tuple(pushed), input_fraction=0, max_degree=max_degree, words=words)
 
 
 def random_features(rng: np.random.Generator, nodes: int, columns: int) -> npt.NDArray[np.float32]:

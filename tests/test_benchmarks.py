@@ -8,7 +8,8 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from benchmarks import differentiable, run_time, strategies
+from benchmarks import differentiable, input_words, run_time, strategies
+from lpgnas.cost_models.spec_cost import spec_cost
 from lpgnas.rows import Rows, key_of
 from lpgnas.strategy import SearchSettings
 
@@ -95,3 +96,37 @@ def test_search_rounds_are_compared_and_resume(tmp_path: Path, monkeypatch: pyte
     text = differentiable.summary(pd.read_csv(tmp_path / "rows.csv"))
     assert "| cora | textbook | 2 | 2240 | 2 | 90.00 | 80.00 | 1 KiB | 2 KiB |" in text
     assert {settings.steps() for name, settings in differentiable.VARIANTS.items() if name != "random"} == {2240}
+
+
+def test_input_words_resume_and_summarise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[input_words.Model] = []
+
+    class Setting:
+        def __init__(self, dataset: str, split_seed: int, data_root: Path | None) -> None:
+            self.bonus = 0.01 * (split_seed - 12)
+
+        def measure(self, model: input_words.Model) -> dict[str, float]:
+            calls.append(model)
+            bits = int(8192 * model.hidden * model.share)
+            return {"weight_bits": bits, "selection_accuracy": 0.5 + model.share / 4 + self.bonus}
+
+    monkeypatch.setattr(input_words, "Setting", Setting)
+    for _ in range(2):
+        input_words.run(None, tmp_path / "rows.csv")
+    assert len(calls) == 6 * len(list(input_words.models()))
+    text = input_words.summary(pd.read_csv(tmp_path / "rows.csv"))
+    assert "| cora | yes | labels | 75.0 | 62.5 | 56.2 | 53.1 |" in text
+    assert "| planetoid/CiteSeer | no | frequency | 75.0 | 62.5 | 56.2 | 53.1 |" in text
+    assert "| cora | 8 | 0.5 | 4.000 | 62.5 |" in text
+
+
+def test_a_model_of_the_input_words_benchmark() -> None:
+    """One training for real, on the embedded graph: the orders are permutations, and the size counts the index."""
+    setting = input_words.Setting("cora", 11, None)
+    for rank in ("frequency", "labels"):
+        assert sorted(setting.ranked(rank)) == list(range(1433))
+    spec = setting.spec(input_words.Model("labels", 8, 0.5, distilled=False))
+    assert (spec.input_words, spec.layers[0].width) == (716, 8)
+    size = setting.prepared.size
+    whole = setting.spec(input_words.Model("labels", 8, 1.0, distilled=False))
+    assert spec_cost(whole, size).weight_bits - spec_cost(spec, size).weight_bits == 717 * 8 - 1433

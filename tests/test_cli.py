@@ -377,7 +377,7 @@ def test_specs_that_are_refused(small_npz: Path, tmp_path: Path) -> None:
     spec = runs.rich_spec()
     first = replace(spec.layers[0], formats={**spec.layers[0].formats, Component.MESSAGE: FLOAT32})
     texts: dict[str, tuple[str | bytes, str, str]] = {
-        "newer": (spec.to_json().replace('"schema_version": 2', '"schema_version": 3'), "SpecError", "update lpgnas"),
+        "newer": (spec.to_json().replace('"schema_version": 3', '"schema_version": 4'), "SpecError", "update lpgnas"),
         "float": (replace(spec, layers=(first, *spec.layers[1:])).to_json(), "LoweringError", "layer 0 message"),
         "features": (replace(spec, num_features=13).to_json(), "SpecError", "is for 13 features"),
         "text": ("no JSON", "SpecError", "JSON"),

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import runs
+import samples
 import torch
 
 from lpgnas.float_rivals import csr_rival, pyg_rival
@@ -47,7 +48,8 @@ def in_float32(spec: ModelSpec) -> ModelSpec:
 def test_logits_are_those_of_the_float_model(name: str) -> None:
     spec, graph = in_float32(MODELS[name]), runs.small_graph()
     torch.manual_seed(1)
-    model = QuantizedModel(spec, 0)
+    words = samples.random_words(0, spec)
+    model = QuantizedModel(spec, 0, None if words is None else torch.from_numpy(words))
     with torch.no_grad():
         for block in model.blocks:
             block.bias.normal_()

@@ -31,8 +31,11 @@ from lpgnas.spec import ModelSpec
 from lpgnas.strategy import Draws, draw_candidates, fits_within
 
 GRAPHS = {
-    "Cora": (SearchSpace(1433, 7, row_normalize=True), GraphSize(2708, 10_556, 49_216)),
-    "PubMed": (SearchSpace(500, 3, FormatChoice("fixed", 8), row_normalize=True), GraphSize(19_717, 88_648, 988_031)),
+    "Cora": (SearchSpace(1433, 7, row_normalize=True, kept_words=(0.125, 0.5, 1.0)), GraphSize(2708, 10_556, 49_216)),
+    "PubMed": (
+        SearchSpace(500, 3, FormatChoice("fixed", 8), row_normalize=True, kept_words=(0.25, 0.75, 1.0)),
+        GraphSize(19_717, 88_648, 988_031),
+    ),
 }
 TABLE = random_table(np.random.default_rng(4))
 MAX_DEGREE = 1023
@@ -69,7 +72,7 @@ def lowered(rng: np.random.Generator, spec: ModelSpec) -> IntegerProgram:
     """A program of the spec with random weights."""
     input_fraction = spec.input_format.bits - 1
     codes = samples.random_codes(rng, spec, input_fraction)
-    return lower(spec, codes, input_fraction=input_fraction, max_degree=MAX_DEGREE)
+    return lower(spec, codes, input_fraction=input_fraction, max_degree=MAX_DEGREE, words=samples.random_words(0, spec))
 
 
 def check_within(limits: Limits, program: IntegerProgram, size: GraphSize) -> None:

@@ -48,13 +48,15 @@ def drawn(seed: int) -> Drawn | None:
     sample = samples.random_graph(rng, 8, 24, COLUMNS)
     graph = Graph("random", sample.x, sample.edge_index)
     fraction = input_fraction(graph, spec.input_format.bits, signed=spec.input_signed)
-    model = QuantizedModel(spec, fraction).double()
+    words = samples.random_words(seed, spec)
+    model = QuantizedModel(spec, fraction, None if words is None else torch.from_numpy(words)).double()
     with torch.no_grad():
         for layer in model.layers:
             layer.get_parameter("bias").uniform_(-0.3, 0.3)
     logits(model, graph, observe=True)
     try:
-        return Drawn(model, lower(spec, model.layer_codes(), input_fraction=fraction, max_degree=5000), graph)
+        lowered = lower(spec, model.layer_codes(), input_fraction=fraction, max_degree=5000, words=words)
+        return Drawn(model, lowered, graph)
     except LoweringError:
         return None
 

@@ -128,6 +128,18 @@ def test_arguments_that_are_refused() -> None:
         lower(model(), (codes(), codes()), input_fraction=0, max_degree=1)
 
 
+@pytest.mark.parametrize("words", [None, [0], [0, 1, 2], [2, 1], [1, 1], [-1, 2], [2, 4]])
+def test_words_that_are_refused(words: list[int] | None) -> None:
+    spec, weight = replace(model(), input_words=2), Quantized(np.full((2, 2), 2), 2)
+    kept = np.array([1, 3])
+    assert lower(spec, (codes(weight=weight),), input_fraction=0, max_degree=1, words=kept).index is not None
+    with pytest.raises(LoweringError, match="keeps 2 of 4 words needs their int64 numbers, rising; got"):
+        given = None if words is None else np.array(words)
+        lower(spec, (codes(weight=weight),), input_fraction=0, max_degree=1, words=given)
+    with pytest.raises(LoweringError, match="keeps 4 of 4 words"):
+        lower(model(), (codes(),), input_fraction=0, max_degree=1, words=np.arange(4))
+
+
 @pytest.mark.parametrize("rounding", list(Rounding))
 def test_tanh_table(rounding: Rounding) -> None:
     source, target = FixedPoint(5, 3), FixedPoint(4, 3)

@@ -9,7 +9,7 @@ import runs
 import safetensors.torch
 import torch
 
-from lpgnas.errors import RunFolderError
+from lpgnas.errors import ConfigError, RunFolderError
 from lpgnas.layers import QuantizedModel
 from lpgnas.model_file import model_bytes, model_from_bytes
 from lpgnas.number_formats import Rounding
@@ -40,12 +40,33 @@ def test_round_trip() -> None:
 
 
 def test_a_file_of_an_older_spec_is_read() -> None:
-    """Before routes, specs had schema version 1; a chain is the same model in both."""
-    old, new = (sha256(SPEC.to_json(version).encode()).encode() for version in (1, 2))
+    """Before routes, specs had schema version 1, before kept words 2; a chain of all words is the same model in all."""
+    *older, new = (sha256(SPEC.to_json(version).encode()).encode() for version in (1, 2, 3))
     content = model_bytes(model())
     assert content.count(new) == 1
-    read = model_from_bytes(content.replace(new, old), SPEC)
+    for old in older:
+        read = model_from_bytes(content.replace(new, old), SPEC)
+        assert model_bytes(read) == content
+
+
+def test_kept_words_are_in_the_file() -> None:
+    spec, words = replace(SPEC, input_words=3), torch.tensor([0, 4, 11])
+    content = model_bytes(QuantizedModel(spec, 0, words))
+    read = model_from_bytes(content, spec)
     assert model_bytes(read) == content
+    assert read.words is not None and read.words.equal(words)
+    assert read.blocks[0].whole("weight").shape[1] == 3
+
+
+@pytest.mark.parametrize("words", [[0, 4], [0, 4, 12], [-1, 4, 11], [4, 4, 11], [4, 0, 11], None])
+def test_words_that_are_not_those_of_the_spec_are_refused(words: list[int] | None) -> None:
+    spec = replace(SPEC, input_words=3)
+    made = QuantizedModel(spec, 0, torch.tensor([0, 4, 11]))
+    made.words = None if words is None else torch.tensor(words)
+    with pytest.raises(RunFolderError, match="a model that keeps 3 of 12 words needs their int64 numbers, rising; got"):
+        model_from_bytes(model_bytes(made), spec)
+    with pytest.raises(ConfigError, match="a model that keeps 12 of 12 words"):
+        QuantizedModel(SPEC, 0, torch.arange(12))
 
 
 def test_routed_blocks_keep_their_parts() -> None:

@@ -22,12 +22,14 @@ from lpgnas.cost_models.program_cost import program_cost
 from lpgnas.cost_models.rows import GraphSize
 from lpgnas.cost_models.spec_cost import spec_cost
 from lpgnas.errors import CheckFailed, RunFolderError
+from lpgnas.input_words import rank_words
 from lpgnas.pipeline import Run
 from lpgnas.preparation import default_search_space
 from lpgnas.program_file import load_program
 from lpgnas.report_files import write_reports
 from lpgnas.results import STAGES, sealed
 from lpgnas.spec import ModelSpec
+from lpgnas.splits import make_split
 from lpgnas.trials import TrialTable
 
 LIMITS = dict(zip(("weight_bits", "buffer_bits", "peak_bits"), map(parse_size, runs.BUDGETS[1::2]), strict=True))
@@ -226,6 +228,30 @@ def test_a_search_that_was_killed_resumes(small_run: Path, tmp_path: Path, monke
     assert runs.bytes_of(folder) == runs.bytes_of(small_run)
     assert (folder / "candidates.csv").read_bytes() == (small_run / "candidates.csv").read_bytes()
     assert (folder / "candidates.csv").read_text().startswith(kept)
+
+
+def test_kept_words_go_through_the_whole_line(small_npz: Path, tmp_path: Path) -> None:
+    """A search among shares below one ends in a program whose index is counted, without a teacher as well."""
+    shares = ("--kept-words", "1/4,1/2", "--no-distillation", "--strategy", "random")
+    quick = (*runs.QUICK, "--weight-budget", "34B")
+    done = runs.lpgnas("run", "--quiet", "--dataset", small_npz, *quick, *shares, "--out", tmp_path / "run")
+    assert done.code == 0, done.err
+    spec = ModelSpec.from_json((tmp_path / "run/spec.json").read_text())
+    program = load_program(tmp_path / "run/program.npz")
+    assert spec.input_words == 3
+    assert program.index is not None
+    ranks = rank_words(runs.small_graph(), make_split(runs.small_graph(), "full", 0).train)
+    assert np.flatnonzero(program.index.values).tolist() == sorted(ranks[: spec.input_words])
+    costs = (tmp_path / "run/costs.csv").read_text().splitlines()
+    assert "-1,input_words,1,12,0,0,0,0.0" in costs
+    for report in ("report.md", "report.html"):
+        text = (tmp_path / "run" / report).read_text()
+        assert f"{spec.input_words} of 12 words kept" in text or f"{spec.input_words} words kept, 0 bits" in text
+        assert "input words" in text.replace("_", " ")
+    whole = ("--weight-budget", "34B", "--kept-words", "1", "--out", tmp_path / "no")
+    refused = runs.lpgnas("run", "--dataset", small_npz, *whole)
+    assert refused.code == 2
+    assert "InfeasibleBudget" in refused.err
 
 
 def test_the_random_strategy_trains_no_supernet(small_run: Path, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,9 @@ from lpgnas.errors import ProgramError
 from lpgnas.integer_program import Aggregate, IntegerProgram, Transform
 from lpgnas.operators import ATTENTIONS
 from lpgnas.program_file import CHECKSUM_LENGTH, from_bytes, load_program, pack_codes, to_bytes, unpack_codes
+
+COLUMNS = 12
+"""Words of programs with an index."""
 
 
 def program(seed: int = 0) -> IntegerProgram:
@@ -59,11 +63,18 @@ def test_round_trip_is_identical(seed: int) -> None:
 
 def test_other_tools_can_open_it() -> None:
     with np.load(io.BytesIO(to_bytes(program()))) as archive:
-        assert json.loads(archive["header"].tobytes())["schema_version"] == 3
+        assert json.loads(archive["header"].tobytes())["schema_version"] == 4
+
+
+def as_version_3(header: dict[str, Any]) -> None:
+    """What an older lpgnas wrote: no index of kept words, in any program that has none."""
+    assert all(array["role"] != "index" for array in header["arrays"])
+    header["schema_version"] = 3
 
 
 def as_version_2(header: dict[str, Any]) -> None:
-    """What an older lpgnas wrote: transforms of one input."""
+    """Before that: transforms of one input."""
+    as_version_3(header)
     header["schema_version"] = 2
     for operation in header["operations"]:
         if operation["op"] == "transform":
@@ -82,10 +93,10 @@ def as_version_1(header: dict[str, Any]) -> None:
 
 
 def chains(count: int = 120) -> Iterator[tuple[int, IntegerProgram]]:
-    """Programs in which every transform has one input, with their seeds."""
+    """Programs without an index in which every transform has one input, with their seeds."""
     for seed in range(count):
         made = program(seed)
-        if all(len(one.inputs) == 1 for one in made.operations if isinstance(one, Transform)):
+        if made.index is None and all(len(one.inputs) == 1 for one in made.operations if isinstance(one, Transform)):
             yield seed, made
 
 
@@ -152,8 +163,8 @@ def test_a_forged_checksum_alone_changes_nothing() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda h: h.update(schema_version=4), "schema version 4, this lpgnas reads 1 to 3"),
-        (lambda h: h.update(schema_version=0), "schema version 0, this lpgnas reads 1 to 3"),
+        (lambda h: h.update(schema_version=5), "schema version 5, this lpgnas reads 1 to 4"),
+        (lambda h: h.update(schema_version=0), "schema version 0, this lpgnas reads 1 to 4"),
         (lambda h: h.update(packing="other"), "unknown packing"),
         (lambda h: h.update(max_degree="9"), "max_degree must be int"),
         (lambda h: h.update(max_degree=True), "max_degree must be int"),
@@ -183,6 +194,72 @@ def test_a_forged_checksum_alone_changes_nothing() -> None:
 def test_a_forged_header_is_refused(change: Callable[[dict[str, Any]], object], message: str) -> None:
     with pytest.raises(ProgramError, match=message):
         from_bytes(forged(change))
+
+
+def indexed(count: int = 6, **changes: Any) -> IntegerProgram:
+    """A program of 12 words with an index that keeps this many, or with other fields of it."""
+    for seed in range(1000):
+        made = samples.random_program(np.random.default_rng(seed), COLUMNS, 3, 20)[1]
+        if made.index is not None and int(made.index.values.sum()) == count:
+            arrays = tuple(replace(one, **changes) if one.role == "index" else one for one in made.arrays)
+            return replace(made, arrays=arrays)
+    raise AssertionError("no such program")
+
+
+def test_the_index_is_one_bit_a_word() -> None:
+    made = indexed()
+    with np.load(io.BytesIO(to_bytes(made))) as archive:
+        header = json.loads(archive["header"].tobytes())
+        place = next(k for k, one in enumerate(header["arrays"]) if one["role"] == "index")
+        packed = archive[f"array_{place}"]
+    assert made.index is not None
+    assert header["arrays"][place]["name"] == "input_words"
+    assert (header["arrays"][place]["shape"], header["arrays"][place]["bits"]) == ([COLUMNS], 1)
+    assert np.unpackbits(packed, bitorder="little")[:COLUMNS].tolist() == made.index.values.tolist()
+    assert from_bytes(to_bytes(made)).index == made.index
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda bits: bits ^ np.array([1, 0], np.uint8), "the index keeps [57] of 12 words"),
+        (lambda bits: bits * 0, "index 'input_words' keeps 0 of 12 words"),
+        (lambda bits: bits | np.array([255, 15], np.uint8), "keeps 12 of 12 words; where all are kept, leave it out"),
+        (lambda bits: bits[:1], "'input_words' has 1 bytes, not those of its shape"),
+        (lambda bits: bits | np.array([0, 16], np.uint8), "'input_words' has bits set beyond its 12 codes"),
+        (lambda bits: bits | np.array([0, 128], np.uint8), "'input_words' has bits set beyond its 12 codes"),
+    ],
+)
+def test_a_forged_index_is_refused(change: Callable[[Any], Any], message: str) -> None:
+    made = indexed()
+    place = next(k for k, one in enumerate(made.arrays) if one.role == "index")
+    with np.load(io.BytesIO(to_bytes(made))) as archive:
+        members = {name: archive[name] for name in archive.files}
+    members[f"array_{place}"] = change(members[f"array_{place}"])
+    with pytest.raises(ProgramError, match=message):
+        from_bytes(sealed(members))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"bits": 2}, "must have one unsigned bit for each of 12 words, not 2 of shape"),
+        ({"values": np.array([1, 0] * 5, np.int8)}, "must have one unsigned bit for each of 12 words, not 1 of shape"),
+        ({"role": "weight"}, "weight has shape"),
+        ({"kind": "ternary", "bits": 2}, "must have one unsigned bit"),
+    ],
+)
+def test_an_index_of_another_kind_is_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ProgramError, match=message):
+        from_bytes(to_bytes(indexed(**changes)))
+
+
+def test_two_indices_are_refused() -> None:
+    made = indexed()
+    assert made.index is not None
+    twice = replace(made, arrays=(*made.arrays, replace(made.index, name="other")))
+    with pytest.raises(ProgramError, match="two indices of kept words: input_words, other"):
+        from_bytes(to_bytes(twice))
 
 
 def test_forged_members_are_refused() -> None:

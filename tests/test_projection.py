@@ -41,6 +41,7 @@ TWO = replace(
     shortcuts=("none",),
     weight_formats=("binary",),
 )
+WORDS = replace(TWO, kept_words=(0.25, 0.5, 1.0), code_bits=(8,), attentions=("const",))
 DEEP = replace(TWO, blocks=(3,), activations=("relu", "tanh"), attentions=("const",), widths=(7,))
 
 
@@ -49,6 +50,7 @@ DEEP = replace(TWO, blocks=(3,), activations=("relu", "tanh"), attentions=("cons
     [
         pytest.param(SMALL, id="one block"),
         pytest.param(TWO, id="two blocks"),
+        pytest.param(WORDS, id="some words"),
         pytest.param(DEEP, id="three blocks", marks=pytest.mark.slow),
     ],
 )

@@ -25,7 +25,7 @@ from lpgnas.spec import ModelSpec
 from lpgnas.supernet import SupernetTraining
 from lpgnas.training import TrainingSettings, transductive_data
 
-SPACE = SearchSpace(runs.FEATURES, runs.CLASSES, row_normalize=True)
+SPACE = SearchSpace(runs.FEATURES, runs.CLASSES, row_normalize=True, kept_words=(0.25, 0.5, 1.0))
 SIZE = GraphSize(runs.NODES, runs.small_graph().num_edges)
 NODES = np.arange(runs.NODES)
 DATA = transductive_data(runs.small_graph(), NODES < 40, (NODES >= 40) & (NODES < 50))
@@ -85,7 +85,7 @@ def test_it_finds_the_better_width_and_operator() -> None:
     """One hidden unit cannot tell three communities apart; the maximum of binary weights' messages hardly can."""
     space = replace(
         SPACE, attentions=("const",), aggregations=("sum", "max"), activations=("relu",), widths=(1, 16),
-        shortcuts=("none",), weight_formats=("fixed8",), code_bits=(8,),
+        kept_words=(1.0,), shortcuts=("none",), weight_formats=("fixed8",), code_bits=(8,),
     )  # fmt: skip
     searching = SearchRound(
         space,

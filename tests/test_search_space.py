@@ -45,6 +45,11 @@ SPACES = {
     "some blocks": SearchSpace(20, 4, blocks=(1, 2, 4)),
     "routes": SearchSpace(20, 4, blocks=(2, 3), routes=True, attentions=("self", "gcn", "gat")),
     "routes of few features": SearchSpace(1, 2, blocks=(1, 3), routes=True),
+    "some words": SearchSpace(1433, 7, row_normalize=True, kept_words=(0.125, 0.25, 0.5, 0.75, 1.0)),
+    "some words, routes": SearchSpace(
+        7, 3, widths=(2, 4), blocks=(1, 2), routes=True, kept_words=(0.2, 0.5, 0.9, 1.0), shortcuts=("none",)
+    ),
+    "few words only": SearchSpace(20, 4, kept_words=(0.1, 0.3)),
     "attention only": SearchSpace(9, 2, attentions=("gat",), activations=("tanh",)),
 }
 
@@ -119,6 +124,45 @@ def test_size_and_genes() -> None:
     assert space.smallest() == (0,) * len(space.genes())
     with pytest.raises(ValueError, match="zip"):
         space.spec((0,))
+
+
+def test_kept_words() -> None:
+    space = SPACES["some words"]
+    assert space.word_counts == (179, 358, 716, 1074, 1433)
+    names = [name for name, _ in space.genes()]
+    assert names[0] == "input.words"
+    assert names[1:] == [name for name, _ in SPACES["default"].genes()]
+    specs = [space.spec((option, *space.smallest()[1:])) for option in range(5)]
+    assert [spec.input_words for spec in specs] == [179, 358, 716, 1074, None]
+    assert all(active for name, active in zip(names, space.active(space.smallest()), strict=True) if "words" in name)
+    assert SPACES["few words only"].spec(SPACES["few words only"].smallest()).input_words == 2
+    assert all(spec.input_words is None for spec in space.widest())
+
+
+@pytest.mark.parametrize(
+    ("space", "counts"),
+    [
+        (SearchSpace(20, 4, kept_words=(1.0,)), (20,)),
+        (SearchSpace(20, 4, kept_words=(0.5,)), (10,)),
+        (SearchSpace(1, 4, kept_words=(0.5, 1.0)), (1,)),
+        # 3/4 of the words save 5 bits a narrowest column and cost an index of 20
+        (SearchSpace(20, 4, widths=(3,), kept_words=(0.5, 0.75, 1.0)), (10, 20)),
+        (SearchSpace(20, 4, widths=(4,), kept_words=(0.5, 0.75, 1.0)), (10, 15, 20)),
+        (SearchSpace(20, 4, widths=(3,), kept_words=(0.5, 0.75)), (10, 15)),
+        (SearchSpace(20, 2, widths=(4,), blocks=(1, 2), kept_words=(0.5, 0.75, 1.0)), (10, 20)),
+        (SearchSpace(20, 4, widths=(1,), weight_formats=("fixed4",), kept_words=(0.75, 1.0)), (15, 20)),
+        (SearchSpace(20, 4, kept_words=(0.5, 1.0)).in_float(2), (20,)),
+    ],
+)
+def test_an_index_that_saves_nothing_is_no_choice(space: SearchSpace, counts: tuple[int, ...]) -> None:
+    assert space.word_counts == counts
+    assert ("input.words" in dict(space.genes())) == (len(counts) > 1)
+
+
+@pytest.mark.parametrize("shares", [(), (0.0, 1.0), (0.5, 1.5), (-0.5,), (float("nan"),)])
+def test_shares_of_words_that_are_refused(shares: tuple[float, ...]) -> None:
+    with pytest.raises(ConfigError, match="kept_words of the search space are shares above 0 and up to 1"):
+        replace(SPACES["default"], kept_words=shares)
 
 
 def test_macro_genes_come_first() -> None:

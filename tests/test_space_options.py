@@ -24,7 +24,7 @@ from lpgnas.spec import ModelSpec
 EVERY_LIST: dict[str, Any] = {
     "blocks": (2, 3), "attentions": ("gat", "gcn"), "aggregations": ("max", "sum"), "activations": ("tanh", "relu"),
     "widths": (8, 4), "heads": (2, 1), "shortcuts": ("linear", "none"), "weight_formats": ("fixed4", "binary"),
-    "code_bits": (8, 4),
+    "code_bits": (8, 4), "kept_words": ("1", "1/4"),
 }  # fmt: skip
 
 
@@ -71,6 +71,19 @@ def test_lists_narrow_a_space_whatever_their_order() -> None:
         for layer in space.spec(space.draw(rng)).layers:
             weights = {str(layer.formats[part]) for part in (Component.LINEAR_WEIGHT,)}
             assert weights <= {"binary", "fixed4"} and layer.attention in ("gcn", "gat")
+
+
+@pytest.mark.parametrize("text", ["0", "2", "half", "1/0", "-1/2", "nan", "1 2"])
+def test_shares_of_words_that_are_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match=f"kept_words of the search space holds '{text}'; give each share above 0"):
+        made(kept_words=("1", text))
+
+
+def test_shares_of_words() -> None:
+    assert made(kept_words=("1", "1/8", "0.5")).kept_words == (0.125, 0.5, 1.0)
+    assert made(kept_words=("1",)).kept_words == (1.0,)
+    with pytest.raises(ConfigError, match=r"holds '0\.5'; .* once"):
+        made(kept_words=("1/2", "0.5"))
 
 
 def test_every_single_option_makes_a_space() -> None:

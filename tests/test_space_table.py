@@ -21,6 +21,7 @@ FEW: dict[str, Any] = {"activations": ("relu", "tanh"), "widths": (4, 8), "heads
 FEW |= {"weight_formats": ("binary",), "code_bits": (4,)}
 SPACES = {
     "chain": SearchSpace(12, 3, attentions=("gcn", "gat"), **FEW),
+    "words": SearchSpace(24, 3, attentions=("gcn",), kept_words=(0.25, 0.5, 1.0), **FEW),
     "routes": SearchSpace(12, 3, blocks=(1, 2, 3), routes=True, attentions=("gcn",), **FEW),
 }
 

@@ -150,7 +150,7 @@ def test_formats_that_a_component_cannot_have(component: str, choice: str, messa
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda raw: raw.update(schema_version=3), "schema version 3, this lpgnas reads up to 2; update lpgnas"),
+        (lambda raw: raw.update(schema_version=4), "schema version 4, this lpgnas reads up to 3; update lpgnas"),
         (lambda raw: raw.update(schema_version=0), "versions start at 1"),
         (lambda raw: raw.update(schema_version="1"), "schema_version must be int"),
         (lambda raw: raw.update(more=1), "unknown keys: more"),
@@ -169,6 +169,10 @@ def test_formats_that_a_component_cannot_have(component: str, choice: str, messa
         (lambda raw: raw["reserved"].update(readout="mean"), "readout='mean' is not built yet"),
         (lambda raw: raw["reserved"].update(readout=[]), "not built yet"),
         (lambda raw: raw["input"].update(signed=0), "signed must be bool"),
+        (lambda raw: raw["input"].pop("words"), "input lacks the key 'words'"),
+        (lambda raw: raw["input"].update(words=None), "words must be int, got None"),
+        (lambda raw: raw["input"].update(words=0), "input_words is 0; of 5 features keep 1 to all"),
+        (lambda raw: raw["input"].update(words=6), "input_words is 6; of 5 features keep 1 to all"),
         (lambda raw: raw["layers"][1].pop("sources"), r"layers\[1\] lacks the key 'sources'"),
         (lambda raw: raw["layers"][1].update(sources="x"), "sources must be list"),
         (lambda raw: raw["layers"][1].update(sources=["y"]), "a source is 'x' or the number of an earlier layer"),
@@ -208,6 +212,7 @@ def test_equal_models_have_equal_specs() -> None:
 def test_version_1_is_a_chain() -> None:
     raw = json.loads(spec().to_json())
     raw["schema_version"] = 1
+    del raw["input"]["words"]
     for one in raw["layers"]:
         del one["sources"]
     assert ModelSpec.from_json(json.dumps(raw)) == spec()
@@ -217,6 +222,33 @@ def test_version_1_is_a_chain() -> None:
     raw["layers"][1]["sources"] = [0]
     with pytest.raises(SpecError, match="unknown keys: sources"):
         ModelSpec.from_json(json.dumps(raw))
+
+
+def test_kept_words() -> None:
+    """All words are the empty choice; fewer are what every transform of the input has columns for."""
+    assert spec(input_words=5) == spec() == ModelSpec.from_json(spec().to_json())
+    assert json.loads(spec().to_json())["input"]["words"] == 5
+    some = replace(routed(), input_words=2)
+    assert (some.kept_words, some.input_width(0), some.source_widths(2)) == (2, 2, (2, 4, 6))
+    assert ModelSpec.from_json(some.to_json()) == some != routed()
+
+
+def test_version_2_keeps_all_words() -> None:
+    raw = json.loads(routed().to_json())
+    raw["schema_version"] = 2
+    del raw["input"]["words"]
+    assert ModelSpec.from_json(json.dumps(raw)) == routed()
+    assert json.loads(routed().to_json(version=2)) == raw
+    for version in (1, 2):
+        with pytest.raises(SpecError, match=f"of schema version {version} keeps all words, this one 2"):
+            spec(input_words=2).to_json(version)
+
+
+def test_an_identity_shortcut_reads_every_word() -> None:
+    square = (layer(5, shortcut="identity"), layer(3, last=True))
+    spec(layers=square)
+    with pytest.raises(SpecError, match="layer 0: an identity shortcut reads every word"):
+        spec(layers=square, input_words=4)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "3", "null", '"spec"'])

@@ -23,6 +23,7 @@ SETTINGS = TrainingSettings(learning_rate=0.03, distillation=0.0)
 FRACTION = input_fraction(DATA.graph, 1, signed=False)
 
 
+WORDS = replace(SPACE, kept_words=(0.25, 0.5, 1.0))
 CHAINS = replace(SPACE, blocks=(1, 2, 4))
 ROUTED = replace(SPACE, blocks=(1, 2, 3), routes=True, attentions=("self", "gcn", "gat"))
 
@@ -70,6 +71,42 @@ def test_models_share_by_reader_and_source() -> None:
         "layers.2.weight_from_x", "layers.2.weight_from_0", "layers.2.weight",
     }  # fmt: skip
     assert routed <= set(supernet.parameters)
+
+
+def test_models_take_the_columns_of_their_words() -> None:
+    torch.manual_seed(0)
+    space = replace(ROUTED, kept_words=(0.25, 0.5, 1.0))
+    supernet, rng = Supernet(space, FRACTION, DATA.kept_words), np.random.default_rng(0)
+    seen = set()
+    for _ in range(120):
+        spec = space.spec(space.draw(rng))
+        graph = DATA.tensors(QuantizedModel(replace(spec, input_words=None), FRACTION), stop=False)
+        model, words = supernet.model(spec, graph), DATA.kept_words(spec)
+        kept = range(runs.FEATURES) if words is None else words.tolist()
+        names = supernet.shared_names(model)
+        for index, layer in enumerate(model.blocks):
+            if -1 in spec.sources(index):
+                name = "weight" if index == 0 else "weight_from_x"
+                own, shared = getattr(layer, name), supernet.parameters[names[f"layers.{index}.{name}"]]
+                for column, word in enumerate(kept):
+                    assert own[:, column].equal(shared[: len(own), word])
+                seen.add((index, len(kept)))
+        assert supernet.logits(spec, graph).equal(model(graph, observe=True))
+    assert seen >= {(0, 3), (0, 6), (0, 12), (1, 3), (1, 6), (1, 12)}
+
+
+def test_a_step_reaches_the_kept_words_only() -> None:
+    torch.manual_seed(0)
+    supernet = Supernet(WORDS, FRACTION, DATA.kept_words)
+    spec = WORDS.spec(WORDS.smallest())
+    words = DATA.kept_words(spec)
+    assert words is not None and len(words) == 3
+    graph = DATA.tensors(QuantizedModel(spec, FRACTION, words), stop=False)
+    supernet.logits(spec, graph).square().sum().backward()  # type: ignore[no-untyped-call]
+    gradient = supernet.parameters["layers.0.weight"].grad
+    assert gradient is not None
+    assert gradient.shape[1] == runs.FEATURES
+    assert set(gradient.abs().sum(dim=0).nonzero().flatten().tolist()) == set(words.tolist())
 
 
 def test_routed_models_train() -> None:

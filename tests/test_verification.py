@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 import pytest
 import runs
+import samples
 import torch
 from onnx import numpy_helper
 
@@ -46,13 +47,15 @@ Mutation = Callable[[IntegerProgram], IntegerProgram]
 def random_model(seed: int = 0, spec: ModelSpec | None = None) -> tuple[QuantizedModel, IntegerProgram]:
     """An untrained model whose fractions were observed, and its program."""
     torch.manual_seed(seed)
-    model = QuantizedModel(spec or runs.every_operation(), 0)
+    spec = spec or runs.every_operation()
+    words = samples.random_words(seed, spec)
+    model = QuantizedModel(spec, 0, None if words is None else torch.from_numpy(words))
     tensors = graph_tensors(runs.small_graph(), model.input_format, model.spec.rounding, row_normalize=True)
     with torch.no_grad():
         for layer in model.layers:
             layer.get_parameter("bias").uniform_(-0.2, 0.2)
         model(tensors, observe=True)
-    return model, lower(model.spec, model.layer_codes(), input_fraction=0, max_degree=40)
+    return model, lower(model.spec, model.layer_codes(), input_fraction=0, max_degree=40, words=words)
 
 
 def compared(model: QuantizedModel, program: IntegerProgram) -> list[Comparison]:
@@ -202,6 +205,25 @@ def shift_entries(values: Any) -> None:
     values[:-1] = values[1:].copy()
 
 
+def swap_words(values: Any) -> None:
+    """Keep another word instead of a kept one."""
+    kept, left = int(np.flatnonzero(values)[0]), int(np.flatnonzero(values == 0)[0])
+    values[[kept, left]] = values[[left, kept]]
+
+
+def swap_bits(packed: Any) -> Any:
+    """`swap_words` of the packed index of an ONNX file."""
+    bits = np.unpackbits(packed.ravel(), count=runs.FEATURES, bitorder="little")
+    swap_words(bits)
+    return np.packbits(bits, bitorder="little").reshape(packed.shape)
+
+
+def flip_bit(packed: Any) -> Any:
+    """One word more, or less."""
+    packed[0, 0] ^= 1
+    return packed
+
+
 def without_row_factor(program: IntegerProgram) -> IntegerProgram:
     done = tuple(replace(one, row_factor=False) if isinstance(one, Transform) else one for one in program.operations)
     return replace(program, operations=done, row_normalize=False)
@@ -229,6 +251,7 @@ MUTATIONS: dict[str, Mutation] = {
     "gcn without the target's coefficient": operation(Aggregate, 0, attention="const"),
     "max instead of sum": operation(Aggregate, 1, aggregation="max"),
     "weight code flipped": array("layer0/linear_weight", flip_largest),
+    "another word kept": array("input_words", swap_words),
     "shortcut weight code flipped": array("layer1/shortcut_weight", flip_largest),
     "attention weights negated": array("layer1/source_attention_weight", negate),
     "bias changed": array("layer1/bias", lambda values: values.__setitem__(0, values[0] + 999)),
@@ -332,12 +355,16 @@ def attribute(consumer: str, name: str, value: bytes) -> OnnxMutation:
 
 ONNX_MUTATIONS: dict[str, tuple[str, OnnxMutation]] = {
     "int: weight byte flipped": ("model.int.onnx", stored("layer0/linear_weight", lambda values: values ^ 0x80)),
+    "int: another word kept": ("model.int.onnx", stored("input_words", swap_bits)),
+    "int: one word more or less": ("model.int.onnx", stored("input_words", flip_bit)),
     "int: bias changed": ("model.int.onnx", stored("layer1/bias", lambda values: values + 999)),
     "int: shift constant off by one": ("model.int.onnx", constant("logits/codes", 1, lambda power: power * 2)),
     "int: clamp changed": ("model.int.onnx", constant("logits/codes", 3, lambda high: high // 4)),
     "int: softmax table changed": ("model.int.onnx", stored("layer1/softmax_table", lambda values: values // 2)),
     "int: sum turned into max": ("model.int.onnx", attribute("SumOverEdges", "reduction", b"max")),
     "QONNX: weight changed": ("model.qonnx.onnx", stored("layer0/linear_weight", lambda values: -values)),
+    "QONNX: another word kept": ("model.qonnx.onnx", stored("input_words", swap_bits)),
+    "QONNX: one word more or less": ("model.qonnx.onnx", stored("input_words", flip_bit)),
     "QONNX: scale changed": ("model.qonnx.onnx", constant("logits/scaled", 1, lambda scale: scale * 2)),
     "QONNX: quantiser's rounding": (
         "model.qonnx.onnx",
@@ -362,6 +389,21 @@ def test_an_onnx_file_of_other_semantics_is_caught(name: str, rich_run: Path, tm
     assert (f"\n  {dialect} in onnxruntime on small: " in done.err) == ("quantiser" not in name), done.err
     for other in ("numpy", "numba"):
         assert f"  {other} on" not in done.err
+
+
+@pytest.mark.parametrize("word", range(runs.FEATURES))
+def test_a_flipped_bit_of_the_index_is_named(word: int, rich_run: Path, tmp_path: Path) -> None:
+    def flip(values: Any) -> None:
+        values[word] ^= 1
+
+    run = runs.copied(rich_run, tmp_path / "run", qonnx=False)
+    mutated = array("input_words", flip)(load_program(run / "program.npz"))
+    runs.replace_file(run, "program.npz", to_bytes(mutated))
+    done = runs.lpgnas("verify", "--quiet", run)
+    assert done.code == 1
+    assert "ProgramError" in done.err
+    assert "weight has shape (8, 9), expected (8, " in done.err
+    assert "of 12 words" in done.err
 
 
 def test_a_failed_verification_is_not_done(rich_run: Path, tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from export_cases import (
     adversarial_case,
     all_features,
     case,
+    check_index,
     expected_logits,
     extreme_program,
     features_hit,
@@ -235,3 +236,8 @@ def test_an_unknown_operation_is_named() -> None:
 def test_a_false_proof_is_refused() -> None:
     with pytest.raises(ProgramError):
         export_onnx_int(replace(case(0).program, max_degree=201))
+
+
+def test_some_words_are_an_index_and_a_narrow_weight() -> None:
+    for sample in map(case, range(PROGRAMS)):
+        check_index(sample, onnx.load_from_string(export_onnx_int(sample.program)))

@@ -8,7 +8,15 @@ import numpy as np
 import onnx
 import pytest
 import samples
-from export_cases import PROGRAMS, adversarial_case, case, expected_logits, extreme_program, operators
+from export_cases import (
+    PROGRAMS,
+    adversarial_case,
+    case,
+    check_index,
+    expected_logits,
+    extreme_program,
+    operators,
+)
 from qonnx.core.datatype import DataType
 from qonnx.core.modelwrapper import ModelWrapper
 from qonnx.util.cleanup import cleanup_model
@@ -178,3 +186,8 @@ def test_an_unknown_operation_is_named() -> None:
 
     with pytest.raises(UnknownName, match="Pooling"):
         dialect.emit_operation(None, Pooling())  # type: ignore[arg-type]
+
+
+def test_some_words_are_an_index_and_a_narrow_weight() -> None:
+    for sample in map(case, range(PROGRAMS)):
+        check_index(sample, onnx.load_from_string(export_qonnx(sample.program)))

@@ -1,0 +1,28 @@
+"""The kept columns of the features, taken out by the packed index that a file holds (one bit a column)."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from lpgnas.export.graph_builder import GraphBuilder
+from lpgnas.integer_program import Array
+from lpgnas.program_file import pack_codes
+
+
+def kept_columns(builder: GraphBuilder, value: str, index: Array | None) -> str:
+    """The columns [N, K] of `value` [N, F] that the index keeps, in the same type; `value` itself without an index."""
+    name = f"{value}/kept"
+    if index is None or name in builder:
+        return value if index is None else name
+    return builder.add("Compress", name, value, _unpacked(builder, index), axis=1)
+
+
+def _unpacked(builder: GraphBuilder, index: Array) -> str:
+    """The index as bool [F], stored as bits in UINT8, the first column in the least significant one."""
+    b, name = builder, index.name
+    packed = b.initializer(name, pack_codes(index.values, 1, index.kind)[:, None])
+    masks = b.constant([1 << bit for bit in range(8)], np.uint8)
+    bits = b.add("BitwiseAnd", f"{name}/bits", packed, masks)
+    flat = b.add("Reshape", f"{name}/flat", bits, b.constant([-1], np.int64))
+    ends = (b.constant([0], np.int64), b.constant([index.values.size], np.int64))
+    return b.cast(b.add("Slice", f"{name}/used", flat, *ends), np.bool_)
