@@ -130,6 +130,24 @@ def look_up(values: Floats, scale: Real, low: int, table: Floats, out: Floats) -
 
 
 @jit
+def below_largest(logits: Floats, temperature: Real, out: Floats) -> None:
+    """`(logits - largest of the row) / temperature`, [N, C]."""
+    for i in range(logits.shape[0]):
+        largest = _largest(logits, i)
+        for c in range(logits.shape[1]):
+            out[i, c] = (logits[i, c] - largest) / temperature
+
+
+@jit
+def _largest(logits: Floats, i: int) -> Real:
+    """Of row `i`. Rows are no arguments here: making a view of each costs more than its sums."""
+    largest = logits[i, 0]
+    for c in range(1, logits.shape[1]):
+        largest = max(largest, logits[i, c])
+    return largest
+
+
+@jit
 def mixed_cross_entropy(
     logits: Floats,
     labels: Integers,
@@ -138,6 +156,7 @@ def mixed_cross_entropy(
     soft: Floats,
     soft_weight: Real,
     temperature: Real,
+    powers: Floats,
     gradient: Floats,
 ) -> float:
     """A weighted sum of cross-entropies with labels and with soft labels, and its gradient, in one pass.
@@ -150,45 +169,39 @@ def mixed_cross_entropy(
         soft: [N, C] probabilities, or [0, C] for none.
         soft_weight: of each node.
         temperature: that logits are divided by for the soft labels.
+        powers: [N, C], exponentials of `below_largest`; written over where the temperature is not 1.
         gradient: [N, C], written.
 
     Returns:
         The sum, added up in float64.
     """
     total, one = 0.0, logits.dtype.type(1)
-    powers = np.empty(logits.shape[1], logits.dtype)
-    gradient[:] = 0
+    classes = logits.shape[1]
     for i in range(logits.shape[0]):
-        if labelled[i]:
-            log_sum = _add_shares(logits[i], one, label_weight, powers, gradient[i])
-            total += label_weight * (log_sum - logits[i, labels[i]])
-            gradient[i, labels[i]] -= label_weight
+        largest, power_sum, mass = _largest(logits, i), logits.dtype.type(0), logits.dtype.type(0)
+        for c in range(classes):
+            power_sum += powers[i, c]
+            gradient[i, c] = 0
         if len(soft):
-            mass = soft[i].sum()
-            share = soft_weight / temperature * mass
-            log_sum = _add_shares(logits[i], temperature, share, powers, gradient[i])
-            total += soft_weight * log_sum * mass
-            for c in range(logits.shape[1]):
+            for c in range(classes):
+                mass += soft[i, c]
                 total -= soft_weight * soft[i, c] * logits[i, c] / temperature
                 gradient[i, c] -= soft_weight / temperature * soft[i, c]
+            total += soft_weight * mass * (largest / temperature + np.log(power_sum))
+            share = soft_weight / temperature * mass / power_sum
+            for c in range(classes):
+                gradient[i, c] += share * powers[i, c]
+        if labelled[i]:
+            if temperature != one:
+                power_sum = logits.dtype.type(0)
+                for c in range(classes):
+                    powers[i, c] = np.exp(logits[i, c] - largest)
+                    power_sum += powers[i, c]
+            total += label_weight * (largest + np.log(power_sum) - logits[i, labels[i]])
+            for c in range(classes):
+                gradient[i, c] += label_weight / power_sum * powers[i, c]
+            gradient[i, labels[i]] -= label_weight
     return total
-
-
-@jit
-def _add_shares(row: Floats, temperature: Real, weight: Real, powers: Floats, out: Floats) -> Real:
-    """Adds `weight * softmax(row / temperature)` to `out`; gives `log(sum(exp(row / temperature)))`.
-
-    All are [C]; `powers` is written over.
-    """
-    largest, total = row[0], row.dtype.type(0)
-    for c in range(1, len(row)):
-        largest = max(largest, row[c])
-    for c in range(len(row)):
-        powers[c] = np.exp((row[c] - largest) / temperature)
-        total += powers[c]
-    for c in range(len(row)):
-        out[c] += weight / total * powers[c]
-    return largest / temperature + np.log(total)
 
 
 @jit

@@ -14,11 +14,18 @@ from lpgnas.kernels.training import adam_step
 
 @dataclass
 class _State:
-    """Of one parameter: steps taken, and running means of its gradient and of the square."""
+    """Of one parameter: its values (the same memory), running means of its gradient and of the square, steps taken."""
 
+    values: Array
     mean: Array
     square: Array
     steps: int = 0
+
+    @classmethod
+    def of(cls, parameter: Tensor) -> _State:
+        """Before the first step of a contiguous parameter."""
+        values = parameter.detach().view(-1).numpy()
+        return cls(values, np.zeros_like(values), np.zeros_like(values))
 
 
 @dataclass(frozen=True)
@@ -51,15 +58,12 @@ class Adam:
         for group in self._groups:
             for index, parameter in enumerate(group.parameters):
                 if parameter.grad is not None:
-                    self._move(group, index, as_array(parameter), as_array(parameter.grad))
+                    state = group.states.get(index) or group.states.setdefault(index, _State.of(parameter))
+                    self._move(group, state, as_array(parameter.grad).reshape(-1))
 
     @staticmethod
-    def _move(group: ParameterGroup, index: int, values: Array, gradient: Array) -> None:
-        state = group.states.get(index)
-        if state is None:
-            state = group.states[index] = _State(np.zeros_like(values).reshape(-1), np.zeros_like(values).reshape(-1))
+    def _move(group: ParameterGroup, state: _State, gradient: Array) -> None:
         state.steps += 1
-        real = values.dtype.type
-        flat = values.reshape(-1)  # the parameter's own memory: parameters are contiguous
+        real = gradient.dtype.type
         rate, decay = real(group.learning_rate), real(group.weight_decay)
-        adam_step(flat, gradient.reshape(-1), state.mean, state.square, rate, decay, state.steps)
+        adam_step(state.values, gradient, state.mean, state.square, rate, decay, state.steps)

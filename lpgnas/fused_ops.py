@@ -231,8 +231,8 @@ class _WeightedMax(torch.autograd.Function):
 
 def as_array(tensor: Tensor) -> Array:
     """The values of a tensor, C-contiguous; shared where they are so already."""
-    array: Array = tensor.detach().contiguous().numpy()
-    return array
+    array: Array = tensor.detach().numpy()
+    return array if array.flags.c_contiguous else np.ascontiguousarray(array)
 
 
 def aggregate(edges: Edges, value: Tensor, *, weight: Tensor | None = None, largest: bool = False) -> Tensor:
@@ -312,8 +312,10 @@ class _CrossEntropy(torch.autograd.Function):
         values = as_array(logits)
         real, labelled = values.dtype.type, targets.labelled.numpy()
         soft = values[:0] if targets.soft is None else as_array(targets.soft).astype(values.dtype, copy=False)
-        gradient = np.empty_like(values)
+        gradient, powers = np.empty_like(values), np.empty_like(values)
         ctx.save_for_backward(torch.from_numpy(gradient))
+        kernels.below_largest(values, real(targets.temperature), powers)
+        np.exp(powers, out=powers)  # NumPy's is vectorised, a compiled kernel's is not
         total = kernels.mixed_cross_entropy(
             values,
             targets.labels.numpy(),
@@ -322,6 +324,7 @@ class _CrossEntropy(torch.autograd.Function):
             soft,
             real(targets.soft_weight / len(values)),
             real(targets.temperature),
+            powers,
             gradient,
         )
         return torch.tensor(total, dtype=logits.dtype)

@@ -69,6 +69,7 @@ class Projection:
         chains = {macro.groups: place for place, macro in reversed(list(enumerate(self._macros))) if macro.is_chain}
         self._chains = [chains[macro.groups] for macro in self._macros]
         self._known: dict[int, Options | None] = {}
+        self._fitting: dict[Choices, bool] = {}  # what one projection looked up, the next asks again
         self._looked = 0
 
     def __call__(self, preferences: Preferences) -> Choices | None:
@@ -76,7 +77,7 @@ class Projection:
 
         Only active genes count. Ties go to the cheaper option. Exact unless the checks are passed.
         """
-        branches = _Branches(self._space, preferences, self._fits, self._checks)
+        branches = _Branches(self._space, preferences, self._fit, self._checks)
         own = [self._own(place, preferences) for place in range(len(self._macros))]
         reach = {chain: self._reach(chain, preferences) for chain in sorted(set(self._chains))}
         estimates = [own[place] + reach[chain] for place, chain in enumerate(self._chains)]
@@ -114,6 +115,13 @@ class Projection:
             self._known[place] = self._space.feasible_options(self._counted, macro) if fitting else None
         return self._known[place]
 
+    def _fit(self, choices: Choices) -> bool:
+        """Whether the model of these choices fits."""
+        known = self._fitting.get(choices)
+        if known is None:
+            known = self._fitting[choices] = self._fits(self._space.spec(choices))
+        return known
+
     def _counted(self, spec: ModelSpec) -> bool:
         self._looked += 1
         return self._fits(spec)
@@ -131,9 +139,9 @@ class _Branches:
     """One search: the incumbent, and the checks that are left."""
 
     def __init__(
-        self, space: SearchSpace, preferences: Preferences, fits: Callable[[ModelSpec], bool], checks: int
+        self, space: SearchSpace, preferences: Preferences, fits: Callable[[Choices], bool], checks: int
     ) -> None:
-        self._space, self._fits, self._checks = space, fits, checks
+        self._fits, self._checks = fits, checks
         self._preferences = preferences
         self._names = [name.split(".")[-1] for name, _ in space.genes()]
         self.best: Choices | None = None
@@ -171,7 +179,7 @@ class _Branches:
         """Whether the choices so far fit with this one, all open genes at their cheapest."""
         before, self._chosen[gene] = self._chosen[gene], option
         self._checks -= 1
-        fitting = self._fits(self._space.spec(tuple(self._chosen)))
+        fitting = self._fits(tuple(self._chosen))
         self._chosen[gene] = before
         return fitting
 
