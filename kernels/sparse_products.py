@@ -115,11 +115,11 @@ def add_rows(indptr: Integers, indices: Integers, values: Floats, dense: Floats,
 @jit
 def fill_random(seed: np.uint64, out: Integers) -> None:
     """Uniform 64-bit words [n] uint64: SplitMix64 (Steele et al. 2014), which has no order and so no chain of waits."""
-    for k in range(len(out)):
-        word = seed + np.uint64(k + 1) * np.uint64(0x9E3779B97F4A7C15)
-        word = (word ^ (word >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        word = (word ^ (word >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        out[k] = word ^ (word >> np.uint64(31))
+    # on whole arrays, whose overflows wrap without the compiler as well
+    words = np.arange(1, len(out) + 1).astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15) + seed
+    words = (words ^ (words >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    words = (words ^ (words >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    out[:] = words ^ (words >> np.uint64(31))
 
 
 @jit

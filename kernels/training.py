@@ -93,7 +93,8 @@ def round_rows(
         factor = row[i * row_stride]
         for k in range(values.shape[1]):
             code = _rounded((values[i, k] * factor + bias[k * bias_stride]) * scale, mode)
-            code = code if code >= low else low  # NaN too: codes are indices later
+            if not code >= low and (mode != UNROUNDED or code < low):
+                code = low  # NaN too where it is a code: codes are indices later
             out[i, k] = (high if code > high else code) * step
 
 

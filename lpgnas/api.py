@@ -347,7 +347,7 @@ def space(
         data: as `search`.
         data_root: as `search`.
         **options: as `search`; `space`, `blocks`, `routes`, `attentions`, `aggregations`, `activations`, `widths`,
-            `heads`, `shortcuts`, `weight_formats` and `code_bits` decide it.
+            `heads`, `shortcuts`, `weight_formats`, `code_bits` and `kept_words` decide it.
 
     Returns:
         The space: its `models`, its `table()` of options, and itself as `space`.
@@ -358,7 +358,7 @@ def space(
     Example:
         >>> import lpgnas
         >>> lpgnas.space("cora", attentions=("gcn",), widths=(8, 16)).models
-        241864704
+        967458816
     """
     given = _name_or_graph(data)
     with tempfile.TemporaryDirectory(prefix="lpgnas-") as staging:

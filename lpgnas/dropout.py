@@ -13,7 +13,8 @@ FRESH_EVERY = 2
 """Steps between two draws of the features' entries. A draw visits every entry of the features and can cost more than
 the rest of a step; the steps between take one of the last draws once more."""
 DRAWS_KEPT = 8
-"""Draws that a step chooses from."""
+"""Draws that a step chooses from, where they take no more than `BYTES_KEPT` together."""
+BYTES_KEPT = 1 << 28
 
 
 class Dropout:
@@ -56,7 +57,8 @@ class Dropout:
             return matrix
         if self._features is None:
             self._features = matrix.dropped(self._probability, self._of_features)
-            self._draws = [*self._draws[1 - DRAWS_KEPT :], self._features]
+            most = min(DRAWS_KEPT, max(1, BYTES_KEPT // self._features.nbytes))
+            self._draws = [*self._draws, self._features][-most:]
         return self._features
 
     def entries(self, value: Tensor) -> Tensor:

@@ -96,8 +96,11 @@ class Graph:
     @cached_property
     def largest_feature(self) -> float:
         """The largest absolute value in `x`, 0 without any."""
-        values = self.x if isinstance(self.x, np.ndarray) else self.x.data
-        return float(np.abs(values).max(initial=0.0))
+        if isinstance(self.x, np.ndarray):
+            return float(np.abs(self.x).max(initial=0.0))
+        summed = self.x if self.x.has_canonical_format else self.x.copy()
+        summed.sum_duplicates()
+        return float(np.abs(summed.data).max(initial=0.0))
 
     @property
     def max_degree(self) -> int:

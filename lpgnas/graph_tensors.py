@@ -12,6 +12,7 @@ import torch
 from scipy import sparse
 from torch import Tensor
 
+from lpgnas.errors import GraphError
 from lpgnas.fused_ops import Array, Edges, as_array, kept_share, random_bytes
 from lpgnas.graph import BoolArray, Graph, IntArray
 from lpgnas.integer_program import COEFFICIENT_BITS, ROW_FACTOR_BITS, reciprocal, rsqrt15
@@ -41,8 +42,8 @@ class CsrMatrix:
 
     Attributes:
         indptr: [rows + 1] int64, first entry of each row.
-        indices: [entries or more] int32, columns.
-        values: [entries or more] floats, or [1] where all entries are the same.
+        indices: [entries] int32, columns.
+        values: [entries] floats, or [1] where all entries are the same.
         columns: their number.
         transposed: the transpose, made once; or None, and a transposed product scatters rows.
     """
@@ -71,18 +72,36 @@ class CsrMatrix:
         return result
 
     def times(self, dense: Array) -> Array:
-        """`self @ dense`, C-contiguous [columns, k] -> [rows, k]."""
+        """`self @ dense`, C-contiguous [columns, k] -> [rows, k].
+
+        Raises:
+            GraphError: another number of rows.
+        """
+        self._check(dense, self.columns)
         result = np.empty((len(self.indptr) - 1, dense.shape[1]), dense.dtype)
         sparse_products.sum_rows(self.indptr, self.indices, self.values, dense, result)
         return result
 
     def transpose_times(self, dense: Array) -> Array:
-        """`self^T @ dense`, C-contiguous [rows, k] -> [columns, k]."""
+        """`self^T @ dense`, C-contiguous [rows, k] -> [columns, k].
+
+        Raises:
+            GraphError: another number of rows.
+        """
+        self._check(dense, len(self.indptr) - 1)
         if self.transposed is not None:
             return self.transposed.times(dense)
         result = np.zeros((self.columns, dense.shape[1]), dense.dtype)
         sparse_products.add_rows(self.indptr, self.indices, self.values, dense, result)
         return result
+
+    @staticmethod
+    def _check(dense: Array, rows: int) -> None:
+        # kernels check no index
+        if len(dense) != rows:
+            raise GraphError(
+                f"a sparse matrix needs a factor of {rows} rows, got {len(dense)}: of another model or graph"
+            )
 
     def dense(self) -> Tensor:
         """The matrix as a dense tensor [rows, columns]."""
@@ -105,7 +124,14 @@ class CsrMatrix:
         scaled = self.values * self.values.dtype.type(factor)
         values = scaled if len(scaled) <= 1 else np.empty(entries + 1, scaled.dtype)
         sparse_products.keep_entries(self.indptr, self.indices, scaled, draws, threshold, indptr, indices, values)
-        return CsrMatrix(indptr, indices, values, self.columns)
+        kept = int(indptr[-1])
+        values = values if len(scaled) <= 1 else values[:kept].copy()
+        return CsrMatrix(indptr, indices[:kept].copy(), values, self.columns)
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of the arrays, without the transpose."""
+        return self.indptr.nbytes + self.indices.nbytes + self.values.nbytes
 
 
 @dataclass(frozen=True)

@@ -106,8 +106,19 @@ def prepare(config: RunConfig, data_root: Path | None) -> Prepared:
 
 
 def search_space(graph: Graph, config: RunConfig) -> SearchSpace:
-    """The space that a config asks for; its input format follows from the features of `graph`."""
-    return replace(default_search_space(graph), **config.space_arguments())
+    """The space that a config asks for; its input format follows from the features of `graph`.
+
+    Raises:
+        ConfigError: shares of kept words that are no choice on this graph.
+    """
+    space = replace(default_search_space(graph), **config.space_arguments())
+    if len(space.word_counts) < len(config.kept_words):
+        raise ConfigError(
+            f"kept_words {', '.join(config.kept_words)}: of {graph.num_features} words only "
+            f"{', '.join(map(str, space.word_counts))} kept ones are choices, since others cost more index than they "
+            "save or keep as many; leave those shares out"
+        )
+    return space
 
 
 def default_search_space(graph: Graph) -> SearchSpace:

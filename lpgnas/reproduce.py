@@ -23,7 +23,7 @@ from lpgnas import __version__
 from lpgnas.config import SPACE_OPTIONS, RunConfig
 from lpgnas.cost_models.spec_cost import spec_cost
 from lpgnas.datasets import load_dataset
-from lpgnas.errors import ConfigError, DatasetError
+from lpgnas.errors import ConfigError, DatasetError, LoweringError
 from lpgnas.graph_tensors import graph_tensors
 from lpgnas.manual_models import ModelShape, UniformFormats, manual_spec
 from lpgnas.pdnas import search_float
@@ -262,13 +262,20 @@ class Reproduction:
         run = self._run(config)
         task, shape = run.task(), ModelShape.of(run.space())
         formats = UniformFormats.of(config.weight_format, config.activation_bits)
-        tried = []
+        tried: list[tuple[float, float, int, float]] = []
+        refused: list[LoweringError] = []
         for hidden, rate in product(HIDDEN, RATES):
             spec = manual_spec(config.architecture, shape, hidden, formats)
             settings = replace(task.settings, learning_rate=rate)
             seeds = [config.seed * 1000 + one for one in range(UNIFORM_TRIES)]
-            best = train_best(spec, replace(task, settings=settings), seeds)
+            try:
+                best = train_best(spec, replace(task, settings=settings), seeds)
+            except LoweringError as error:  # this setting has no exact integer form; others may
+                refused.append(error)
+                continue
             tried.append((-best.selection.score, best.selection.loss, hidden, rate))
+        if not tried:
+            raise refused[0]
         _, _, hidden, rate = min(tried)
         measured = self._of_run(self._whole(replace(config, hidden=hidden, learning_rate=rate)))
         return replace(measured, steps=config.epochs * len(tried) * UNIFORM_TRIES)

@@ -136,7 +136,8 @@ class SearchSpace:
         """
         counts = {max(1, int(share * self.num_features)) for share in self.kept_words}
         if self.num_features in counts:
-            narrowest = min((self.widths[0], *((self.num_classes,) if self.blocks[0] == 1 else ())))
+            alone = self.blocks[0] == 1 or self.routes  # the output block may be the only reader
+            narrowest = min((self.widths[0], *((self.num_classes,) if alone else ())))
             saved = narrowest * FormatChoice.parse(self.weight_formats[0]).bits
             all_of_them = {self.num_features}
             counts = {k for k in counts if (self.num_features - k) * saved >= self.num_features} | all_of_them

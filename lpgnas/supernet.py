@@ -20,7 +20,7 @@ from lpgnas.graph_tensors import GraphTensors, input_fraction
 from lpgnas.layers import QuantizedModel, Tap, part_name
 from lpgnas.search_space import Choices, SearchSpace
 from lpgnas.spec import ModelSpec
-from lpgnas.training import TrainingData, TrainingSettings, training_loss
+from lpgnas.training import TrainingData, TrainingSettings, check_training, training_loss
 
 
 class Supernet:
@@ -138,6 +138,7 @@ class SupernetTraining:
     def __init__(
         self, space: SearchSpace, data: TrainingData, settings: TrainingSettings, seed: int, teacher: Tensor | None
     ) -> None:
+        check_training(space.spec(space.smallest()), data, teacher)
         torch.manual_seed(seed)
         self.dropout = Dropout(settings.dropout, seed)
         fraction = input_fraction(data.graph, space.input_format.bits, signed=space.input_signed)

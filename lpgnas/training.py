@@ -88,8 +88,8 @@ class TrainingData:
     stop_labels: Tensor
     stop: Tensor
     ranked_words: Tensor | None = None
-    _cache: dict[object, GraphTensors] = field(default_factory=dict, repr=False, compare=False)
-    _parts: dict[object, GraphPart] = field(default_factory=dict, repr=False, compare=False)
+    _cache: dict[object, GraphTensors] = field(init=False, default_factory=dict, repr=False, compare=False)
+    _parts: dict[object, GraphPart] = field(init=False, default_factory=dict, repr=False, compare=False)
 
     def tensors(self, model: QuantizedModel, *, stop: bool) -> GraphTensors:
         """The training or stopping graph with its features in the model's input format (kept for the next model)."""
@@ -171,7 +171,11 @@ def train_model(
         seed: of initial weights and dropout; the result repeats to the byte on one machine and thread count.
         teacher: soft labels [N, C] of the training graph, or None.
         progress: called with the epoch after each one.
+
+    Raises:
+        ConfigError: the spec or the teacher is of another graph, or there is no node to stop early on.
     """
+    check_training(spec, data, teacher)
     torch.manual_seed(seed)
     dropout = Dropout(settings.dropout, seed)
     fraction = input_fraction(data.graph, spec.input_format.bits, signed=spec.input_signed)
@@ -195,6 +199,25 @@ def train_model(
         if progress is not None:
             progress(epoch)
     return keeper.result(settings.epochs)
+
+
+def check_training(spec: ModelSpec, data: TrainingData, teacher: Tensor | None) -> None:
+    """Refuse what does not go together, before kernels that check no index see it.
+
+    Raises:
+        ConfigError: the spec or the teacher is of another graph, or there is no node to stop early on.
+    """
+    nodes, features = data.graph.num_nodes, data.graph.num_features
+    classes = 1 + int(data.labels.max()) if len(data.labels) else 0
+    if spec.num_features != features or spec.num_classes < classes:
+        raise ConfigError(
+            f"the spec reads {spec.num_features} features and tells {spec.num_classes} classes apart; "
+            f"{data.graph.name} has {features} features and at least {classes} classes"
+        )
+    if teacher is not None and tuple(teacher.shape) != (nodes, spec.num_classes):
+        raise ConfigError(f"the teacher has soft labels {tuple(teacher.shape)}; needed are {(nodes, spec.num_classes)}")
+    if not bool(data.stop.any()):
+        raise ConfigError("training needs at least one node to stop early on")
 
 
 class _Keeper:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lpgnas.errors import LpgnasError, RunFolderError
-from lpgnas.results import read_text, write_atomic
+from lpgnas.results import read_text, sha256, write_atomic
 from lpgnas.search_space import SearchSpace
 from lpgnas.spec import ModelSpec
 from lpgnas.strategy import Candidate, Trial
@@ -76,9 +76,14 @@ def supernet_csv(space: SearchSpace, steps: Sequence[SupernetStep]) -> str:
     """One row a step of the supernet: its loss, and the option that was sampled for every gene."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["loss", *(name for name, _ in space.genes())])
+    writer.writerow(_header(space))
     writer.writerows([repr(step.loss), *step.choices] for step in steps)
     return text.getvalue()
+
+
+def _header(space: SearchSpace) -> list[str]:
+    # genes of two spaces can have the same names and mean other options
+    return [f"loss in space {sha256(repr(space).encode())[:12]}", *(name for name, _ in space.genes())]
 
 
 def read_supernet(path: Path, space: SearchSpace) -> list[SupernetStep] | None:
@@ -92,7 +97,7 @@ def read_supernet(path: Path, space: SearchSpace) -> list[SupernetStep] | None:
     counts = [count for _, count in space.genes()]
     try:
         rows = list(csv.reader(io.StringIO(read_text(path), newline="")))
-        if not rows or rows[0] != ["loss", *(name for name, _ in space.genes())]:
+        if not rows or rows[0] != _header(space):
             return None
         steps = [SupernetStep(tuple(map(int, row[1:])), float(row[0])) for row in rows[1:]]
     except (ValueError, IndexError, csv.Error) as error:

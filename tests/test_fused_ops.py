@@ -79,6 +79,12 @@ def test_clamped_rows() -> None:
     check_gradients(clamp_rows(value, None, None, row=row), value * row, [value])
 
 
+def test_clamps_leave_what_is_not_a_number() -> None:
+    value = torch.tensor([[float("nan"), -1.0]])
+    assert clamp_rows(value, 0.0, None).isnan().tolist() == [[True, False]]
+    assert round_rows(value, 0, -3, 3, Rounding.FLOOR).tolist() == [[-3.0, -1.0]]  # a code is a number
+
+
 def test_rounding_of_ties() -> None:
     ties = torch.tensor([[-1.5, -0.5, 0.5, 1.5, 2.5]], dtype=torch.float32)
     rounded = {mode: round_rows(ties, 0, -8, 7, mode)[0].tolist() for mode in Rounding}

@@ -13,6 +13,7 @@ import samples
 import torch
 from scipy import sparse
 
+from lpgnas.errors import GraphError
 from lpgnas.graph import Graph
 from lpgnas.graph_tensors import CsrMatrix, graph_tensors, input_fraction
 from lpgnas.layers import QuantizedModel
@@ -137,3 +138,11 @@ def test_rows_of_a_matrix() -> None:
     for one in (matrix, (matrix != 0).astype(np.float64)):
         made = CsrMatrix.of(one, torch.float64).rows(kept)
         assert np.array_equal(made.dense().numpy(), one.toarray()[kept])
+
+
+def test_factors_of_another_size_are_refused() -> None:
+    matrix = CsrMatrix.of(sparse.csr_array(random_matrix(4, 30)), torch.float32)
+    with pytest.raises(GraphError, match="needs a factor of 30 rows, got 5"):
+        matrix.product(torch.ones(5, 3))
+    with pytest.raises(GraphError, match="needs a factor of 4 rows, got 5"):
+        matrix.transpose_times(np.ones((5, 3), np.float32))

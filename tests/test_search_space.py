@@ -150,6 +150,8 @@ def test_kept_words() -> None:
         (SearchSpace(20, 4, widths=(4,), kept_words=(0.5, 0.75, 1.0)), (10, 15, 20)),
         (SearchSpace(20, 4, widths=(3,), kept_words=(0.5, 0.75)), (10, 15)),
         (SearchSpace(20, 2, widths=(4,), blocks=(1, 2), kept_words=(0.5, 0.75, 1.0)), (10, 20)),
+        # with routes the output block may be the only one that reads them
+        (SearchSpace(20, 2, widths=(4,), routes=True, kept_words=(0.5, 0.75, 1.0)), (10, 20)),
         (SearchSpace(20, 4, widths=(1,), weight_formats=("fixed4",), kept_words=(0.75, 1.0)), (15, 20)),
         (SearchSpace(20, 4, kept_words=(0.5, 1.0)).in_float(2), (20,)),
     ],

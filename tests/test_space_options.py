@@ -86,6 +86,11 @@ def test_shares_of_words() -> None:
         made(kept_words=("1/2", "0.5"))
 
 
+def test_shares_that_are_no_choice_on_a_graph_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"kept_words 9/10, 1: of 1433 words only 1433 kept ones are choices"):
+        lpgnas.space("cora", kept_words=("9/10", "1"))
+
+
 def test_every_single_option_makes_a_space() -> None:
     """Whatever one option a list is narrowed to, the cheapest still comes first and draws are models."""
     whole, rng = made("whole"), np.random.default_rng(2)

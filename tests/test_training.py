@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from lpgnas.datasets import graph_to_npz, load_dataset, make_split
 from lpgnas.errors import ConfigError
 from lpgnas.graph import Graph, Split
 from lpgnas.graph_tensors import graph_tensors
+from lpgnas.layers import QuantizedModel
 from lpgnas.manual_models import ModelShape, UniformFormats, manual_spec
 from lpgnas.preparation import Prepared, default_max_degree, halves, prepare
 from lpgnas.training import (
@@ -213,3 +215,27 @@ def test_a_graph_without_labels_is_refused() -> None:
     graph = runs.small_graph()
     with pytest.raises(ConfigError, match="small has no labels"):
         small_data(Graph("small", graph.x, graph.edge_index))
+
+
+def test_what_does_not_go_together_is_refused() -> None:
+    graph = runs.small_graph()
+    train = np.arange(graph.num_nodes) % 3 == 0
+    data = transductive_data(graph, train, ~train)
+    spec, settings = runs.every_operation(), TrainingSettings(epochs=1)
+    with pytest.raises(ConfigError, match="the spec reads 13 features"):
+        train_model(replace(spec, num_features=13), data, settings, 0)
+    with pytest.raises(ConfigError, match=r"soft labels \(20, 3\); needed are \(60, 3\)"):
+        train_model(spec, data, settings, 0, teacher=torch.full((20, 3), 1 / 3))
+    with pytest.raises(ConfigError, match="at least one node to stop early on"):
+        train_model(spec, transductive_data(graph, train, np.zeros_like(train)), settings, 0)
+
+
+def test_changed_data_have_parts_of_their_own() -> None:
+    graph = runs.small_graph()
+    train = np.arange(graph.num_nodes) % 30 == 0
+    data = transductive_data(graph, train, ~train)
+    model = QuantizedModel(runs.every_operation(), 0)
+    other = np.roll(train, 1)
+    assert train[data.part(model, stop=False).nodes].sum() == train.sum()
+    changed = replace(data, train=torch.from_numpy(other))
+    assert other[changed.part(model, stop=False).nodes].sum() == other.sum()

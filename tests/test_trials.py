@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -29,12 +31,14 @@ def written(folder: Path, text: str) -> Path:
 def test_steps_are_read_as_they_were_written(tmp_path: Path) -> None:
     path = written(tmp_path, supernet_csv(SPACE, steps()))
     assert read_supernet(path, SPACE) == steps()
-    assert path.read_text().splitlines()[0].startswith("loss,layer0.attention,")
+    assert re.match("loss in space [0-9a-f]{12},layer0.attention,", path.read_text())
 
 
 def test_another_space_has_no_steps_here(tmp_path: Path) -> None:
     path = written(tmp_path, supernet_csv(SPACE, steps()))
     assert read_supernet(path, SearchSpace(12, 3, blocks=(3,))) is None
+    widths = tuple(2 * width for width in SPACE.widths)
+    assert read_supernet(path, replace(SPACE, widths=widths)) is None
     assert read_supernet(tmp_path / "none.csv", SPACE) is None
     assert read_supernet(written(tmp_path, ""), SPACE) is None
 

@@ -57,10 +57,13 @@ def test_products(width: int, dtype: type, equal: bool) -> None:
 
 def test_products_without_the_compiler() -> None:
     check = "t.check_products(width, numpy.float32, equal=width % 2 == 0)"
-    code = f"import numpy, test_sparse_products as t\nfor width in t.WIDTHS: {check}"
+    random = "t.test_random_words_are_uniform_and_depend_on_the_seed()"
+    code = f"import numpy, test_sparse_products as t\nfor width in t.WIDTHS: {check}\n{random}"
     paths = os.pathsep.join([str(Path(__file__).parent), *sys.path])
     environment = {**os.environ, "NUMBA_DISABLE_JIT": "1", "PYTHONPATH": paths}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code], env=environment, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
 
 
