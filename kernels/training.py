@@ -99,6 +99,18 @@ def round_rows(
 
 
 @jit
+def squared_error(values: Floats, scale: Real, low: Real, high: Real, mode: int) -> float:
+    """Sum of the squares of `clamp(round(values * scale)) / scale - values`, [n] float64; `mode` is of `MODES`."""
+    total, step = 0.0, 1.0 / scale
+    for k in range(len(values)):
+        code = _rounded(values[k] * scale, mode)
+        code = code if code >= low else low
+        error = (high if code > high else code) * step - values[k]
+        total += error * error
+    return total
+
+
+@jit
 def round_rows_backward(
     gradient: Floats,
     values: Floats,

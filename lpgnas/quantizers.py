@@ -12,7 +12,8 @@ import math
 import torch
 from torch import Tensor
 
-from lpgnas.fused_ops import round_rows, scaled_codes
+from lpgnas.fused_ops import as_array, round_rows, scaled_codes
+from lpgnas.kernels.training import MODES, squared_error
 from lpgnas.number_formats import MAX_FRACTION, FormatChoice, Rounding, finest_fraction
 
 MSE_BITS = 4
@@ -52,11 +53,11 @@ def calibrated_fraction(values: Tensor, bits: int, *, signed: bool, rounding: Ro
     base = range_fraction(values if signed else values.clamp(min=0), high)
     if bits > MSE_BITS:
         return base
-    sample = values.detach().reshape(-1)
-    sample = sample[:: max(1, sample.numel() // 20_000)].double()
+    flat = values.detach().reshape(-1)
+    sample = as_array(flat[:: max(1, flat.numel() // 20_000)].double())
     best, best_error = base, math.inf
     for fraction in range(base, base + MSE_CANDIDATES):
-        error = float((fake_quantize(sample, fraction, low, high, rounding) - sample).square().sum())
+        error = squared_error(sample, 2.0**fraction, float(low), float(high), MODES[rounding])
         if error < best_error:
             best, best_error = _clamped(fraction), error
     return best

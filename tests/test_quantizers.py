@@ -163,3 +163,17 @@ def test_values_and_gradients_are_those_of_brevitas() -> None:
     )
     check(lambda w: quantize_weight(w, fixed, 3), lambda w: round_ste(w * 8).clamp(-8, 7) / 8)
     check(lambda w: fake_quantize(w, 2, -8, 7, Rounding.FLOOR), lambda w: floor_ste(w * 4).clamp(-8, 7) / 4)
+
+
+@pytest.mark.parametrize("rounding", ROUNDINGS)
+@pytest.mark.parametrize("signed", [False, True])
+def test_few_bits_take_the_fraction_with_the_least_squared_error(signed: bool, rounding: Rounding) -> None:
+    for seed in range(20):
+        values = torch.randn(50, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)) ** 3
+        low, high = code_range(3, signed=signed)
+        base = range_fraction(values if signed else values.clamp(min=0), high)
+        errors = [
+            sum((exact(value, fraction, low, high, rounding) - value) ** 2 for value in values.tolist())
+            for fraction in range(base, base + 4)
+        ]
+        assert calibrated_fraction(values, 3, signed=signed, rounding=rounding) == base + int(np.argmin(errors))
