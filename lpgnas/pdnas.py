@@ -12,7 +12,7 @@ from lpgnas.cost_models.rows import CostReport
 from lpgnas.errors import ConfigError
 from lpgnas.search_space import SearchSpace
 from lpgnas.spec import ModelSpec
-from lpgnas.strategy import BestTraining, SearchSettings, Task, search, train_best
+from lpgnas.strategy import BestTraining, SearchSettings, Task, restart_seeds, search, train_best
 
 
 @dataclass(frozen=True)
@@ -60,5 +60,5 @@ def search_float(
     if blocks < 1 or restarts < 1:
         raise ConfigError(f"a float search needs at least one block and one training, got {blocks} and {restarts}")
     found = search(space.in_float(blocks), budget or Budget(), task, settings, seed)
-    training = train_best(found.best.spec, task, [seed * 1000 + 500 + restart for restart in range(restarts)])
+    training = train_best(found.best.spec, task, restart_seeds(seed, restarts))
     return FloatWinner(found.best.spec, found.best.cost, training, found.steps)

@@ -59,6 +59,7 @@ from lpgnas.strategy import (
     Trial,
     budget_for,
     require_feasible,
+    restart_seeds,
     search,
     train_best,
 )
@@ -123,6 +124,7 @@ class Run:
         if record["stages"] and record["dataset"]["graph_sha256"] != graph_fingerprint(self.prepared.graph):
             raise CheckFailed(f"the graph {self.prepared.graph.name} is not the one that {folder} was made on")
         self._teacher: Tensor | None = None
+        self._task: Task | None = None
         self.latency = self._latency_table()
         remove_leftovers(folder)
 
@@ -254,17 +256,19 @@ class Run:
         return SearchSettings(config.strategy, config.candidates, _rungs(config.epochs), config.supernet_steps)
 
     def task(self) -> Task:
-        """What searches and trainings work on (makes the teacher on first use)."""
+        """What searches and trainings work on (makes the teacher on first use); it remembers whole trainings."""
         prepared = self.prepared
-        return Task(
-            data=prepared.data,
-            select=prepared.select,
-            size=prepared.size,
-            max_degree=prepared.max_degree,
-            teacher=self.teacher(),
-            settings=self.training_settings(),
-            latency=self.latency,
-        )
+        if self._task is None:
+            self._task = Task(
+                data=prepared.data,
+                select=prepared.select,
+                size=prepared.size,
+                max_degree=prepared.max_degree,
+                teacher=self.teacher(),
+                settings=self.training_settings(),
+                latency=self.latency,
+            )
+        return self._task
 
     def teacher(self) -> Tensor | None:
         """Soft labels of the training graph, or None without distillation.
@@ -490,7 +494,7 @@ class Run:
         started = time.monotonic()
         spec, task = self.spec(), self.task()
         progress = Progress("training", self.config.restarts * self.config.epochs, self._stream)
-        seeds = [self.config.seed * 1000 + 500 + restart for restart in range(self.config.restarts)]
+        seeds = restart_seeds(self.config.seed, self.config.restarts)
         kept = train_best(spec, task, seeds, lambda _: progress.advance())
         files = self._save(MODEL, model_bytes(kept.trained.model))
         self._finish(

@@ -35,7 +35,7 @@ from lpgnas.reproduce_tables import TABLES, Entry
 from lpgnas.results import read_record, write_atomic
 from lpgnas.rows import Rows, key_of
 from lpgnas.spec import ModelSpec
-from lpgnas.strategy import BestTraining, train_best
+from lpgnas.strategy import BestTraining, restart_seeds, train_best
 
 HIDDEN, RATES, DECAYS = (16, 32, 64), (0.01, 0.03), (5e-4, 5e-3)
 """What a manual float32 model is tuned over."""
@@ -253,7 +253,7 @@ class Reproduction:
             best = train_best(spec, replace(task, settings=settings), [config.seed * 1000])
             tried.append(((-best.selection.score, best.selection.loss), spec, settings))
         _, spec, settings = min(tried, key=lambda one: one[0])
-        seeds = [config.seed * 1000 + 500 + restart for restart in range(config.restarts)]
+        seeds = restart_seeds(config.seed, config.restarts)
         training = train_best(spec, replace(task, settings=settings), seeds)
         return self._of_float(run, spec, training, config.epochs * len(tried))
 

@@ -13,7 +13,7 @@ selection nodes, which neither the loss nor early stopping sees, and agreement w
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -177,6 +177,29 @@ class Task:
     teacher: Tensor | None
     settings: TrainingSettings
     latency: LatencyTable | None = None
+    _trained: dict[tuple[str, int], TrainedModel] = field(init=False, default_factory=dict, repr=False, compare=False)
+
+    def train(self, spec: ModelSpec, seed: int, progress: Callable[[int], None] | None = None) -> TrainedModel:
+        """A whole training; one that a search has made already is not made again.
+
+        Args:
+            spec: the choices.
+            seed: of initial weights and dropout.
+            progress: called with the epoch after each one.
+        """
+        key = spec.to_json(), seed
+        if key not in self._trained:
+            made = train_model(spec, self.data, self.settings, seed, teacher=self.teacher, progress=progress)
+            self._trained[key] = made
+        elif progress is not None:
+            for epoch in range(1, self.settings.epochs + 1):
+                progress(epoch)
+        return self._trained[key]
+
+
+def restart_seeds(seed: int, restarts: int) -> list[int]:
+    """Seeds of the final trainings of a run; those of a search's last rung are the first of them."""
+    return [seed * 1000 + 500 + restart for restart in range(restarts)]
 
 
 def draw_candidates(
@@ -321,7 +344,7 @@ def train_best(
     made: list[tuple[tuple[float, float, int], BestTraining]] = []
     reasons: list[str] = []
     for restart, seed in enumerate(seeds):
-        trained = train_model(spec, task.data, task.settings, seed, teacher=task.teacher, progress=progress)
+        trained = task.train(spec, seed, progress)
         refused = refusal(trained, task.max_degree)
         if refused:
             reasons.append(refused)
@@ -340,9 +363,10 @@ def _run_trial(candidate: Candidate, index: int, rung: Rung, task: Task, seed: i
         epochs=rung.epochs,
         learning_rate=task.settings.learning_rate * min(MAX_SPEED_UP, task.settings.epochs / rung.epochs),
     )
+    of_rung = task if settings == task.settings else replace(task, settings=settings)
     rated = []
-    for repeat in range(rung.seeds):
-        trained = train_model(candidate.spec, task.data, settings, seed + 1000 * repeat, teacher=task.teacher)
+    for one in restart_seeds(seed, rung.seeds):
+        trained = of_rung.train(candidate.spec, one)
         refused = refusal(trained, task.max_degree)
         if refused:
             return Trial(candidate.number, index, rung.epochs, -1.0, float("inf"), -1.0, refused)

@@ -1,15 +1,122 @@
-"""The full-precision teacher: an ensemble whose class probabilities are the soft labels that models may learn from."""
+"""The full-precision teacher: an ensemble whose class probabilities are the soft labels that models may learn from.
+
+Its members are GCNs of two blocks where nearly every node has a labelled one within their reach. Where labels are few,
+they have to reach further: predict, then propagate (APPNP, Gasteiger et al. 2019), a perceptron on each node's features
+whose logits are spread by personalised PageRank. Where labels lie decides, not what they say (docs/search.md has the
+figures).
+"""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
+from lpgnas.adam import Adam, ParameterGroup
+from lpgnas.dropout import Dropout
 from lpgnas.errors import ConfigError
+from lpgnas.fused_ops import Array, as_array
+from lpgnas.graph_tensors import GraphTensors, Neighbourhood, graph_tensors
 from lpgnas.manual_models import ModelShape, manual_spec
-from lpgnas.training import TrainingData, TrainingSettings, train_model
+from lpgnas.training import TrainingData, TrainingSettings, train_model, training_loss
+
+RESTART, HOPS = 0.1, 10
+"""Share of a node's own logits in every hop, and the hops, as Gasteiger et al. have them."""
+WEIGHT_DECAY = 5e-3
+"""L2 penalty on the first weight, theirs too; the settings of the models that learn from it do not count."""
+GCN_REACH = 0.75
+"""A GCN teaches where at least this share of the nodes has a labelled one within two hops."""
+
+
+class _Spreading(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, own: Tensor, near: Neighbourhood) -> Tensor:  # noqa: ANN401
+        ctx.near = near
+        return torch.from_numpy(_spread(as_array(own), near, transposed=False))
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # noqa: ANN401
+        return torch.from_numpy(_spread(as_array(gradient), ctx.near, transposed=True)), None
+
+
+def _spread(own: Array, near: Neighbourhood, *, transposed: bool) -> Array:
+    """What `spread_logits` computes, or its transpose: the same sums along reversed edges."""
+    product = near.sum.transpose_times if transposed else near.sum.times
+    root, value = near.rsqrt.numpy(), own
+    for _ in range(HOPS):
+        value = root * product(root * value)
+        value *= 1.0 - RESTART
+        value += RESTART * own
+    return value
+
+
+def spread_logits(own: Tensor, graph: GraphTensors) -> Tensor:
+    """Personalised PageRank with self-loops: `HOPS` times `z <- 0.9 D^-1/2 A D^-1/2 z + 0.1 own`, own [N, C]."""
+    result: Tensor = _Spreading.apply(own, graph.with_loops)  # type: ignore[no-untyped-call]
+    return result
+
+
+class _Perceptron:
+    """One hidden layer, spread over a graph."""
+
+    def __init__(self, columns: int, hidden: int, num_classes: int) -> None:
+        self.first, self.second = (
+            torch.nn.init.xavier_uniform_(torch.empty(wide, narrow)).t().contiguous().requires_grad_()
+            for narrow, wide in ((columns, hidden), (hidden, num_classes))
+        )
+        self.biases = tuple(torch.zeros(width, requires_grad=True) for width in (hidden, num_classes))
+
+    def logits(self, graph: GraphTensors, dropout: Dropout | None = None) -> Tensor:
+        """[N, C]."""
+        features = None if dropout is None else dropout.features(graph.features)
+        hidden = functional.relu(graph.product(features)(self.first) + self.biases[0])
+        own = (hidden if dropout is None else dropout.entries(hidden)).matmul(self.second) + self.biases[1]
+        return spread_logits(own, graph)
+
+
+@dataclass(frozen=True)
+class _Ensemble:
+    """What all members share."""
+
+    data: TrainingData
+    settings: TrainingSettings
+    shape: ModelShape
+    hidden: int
+
+    def reached(self) -> float:
+        """Share of the nodes that have a labelled one within two hops, or are one."""
+        return len(self._graph.around(self.data.train.numpy(), 2).nodes) / self._graph.num_nodes
+
+    def gcn(self, seed: int) -> Tensor:
+        """Logits [N, C] of a GCN of two blocks."""
+        trained = train_model(manual_spec("gcn", self.shape, self.hidden), self.data, self.settings, seed)
+        logits: Tensor = trained.model(self.data.tensors(trained.model, stop=False))
+        return logits
+
+    def appnp(self, seed: int) -> Tensor:
+        """Logits [N, C] of a perceptron, spread."""
+        graph, settings = self._graph, self.settings
+        torch.manual_seed(seed)
+        model = _Perceptron(graph.features.columns, self.hidden, self.shape.num_classes)
+        dropout, rate = Dropout(settings.dropout, seed), settings.learning_rate
+        rest = ParameterGroup((model.second, *model.biases), rate)
+        optimizer = Adam([ParameterGroup((model.first,), rate, WEIGHT_DECAY), rest])
+        for _ in range(settings.epochs):
+            optimizer.zero_grad()
+            loss = training_loss(model.logits(graph, dropout), self.data, settings, None)
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            dropout.next_step()
+        return model.logits(graph)
+
+    @cached_property
+    def _graph(self) -> GraphTensors:
+        shape = self.shape
+        return graph_tensors(self.data.graph, None, shape.rounding, row_normalize=shape.row_normalize)
 
 
 def soft_labels(
@@ -22,10 +129,23 @@ def soft_labels(
     num_classes: int,
     members: int = 3,
     hidden: int = 64,
+    gcn_reach: float = GCN_REACH,
 ) -> Tensor:
-    """Mean class probabilities [N, C] of an ensemble of full-precision GCNs that saw the training labels only.
+    """Mean class probabilities [N, C] of an ensemble of full-precision models that saw the training labels only.
 
-    Their last states count: early stopping would let the labels of its nodes into the soft labels.
+    Last states count: early stopping would let the labels of its nodes into the soft labels.
+
+    Args:
+        data: training graph and labels.
+        settings: epochs, learning rate, dropout and temperature.
+        seed: of initial weights and dropout.
+        row_normalize: whether rows of features are divided by their sums.
+        input_signed: whether features may be negative.
+        num_classes: C.
+        members: of the ensemble.
+        hidden: width of each.
+        gcn_reach: share of nodes within two hops of a labelled one from which on members are GCNs; 0 for always, more
+            than 1 for never.
 
     Raises:
         ConfigError: no members, or no training labels.
@@ -35,11 +155,9 @@ def soft_labels(
         raise ConfigError(f"a teacher needs members and labels, got {members} members and {labelled} labels")
     settings = replace(settings, distillation=0.0, early_stopping=False)
     shape = ModelShape(data.graph.num_features, num_classes, row_normalize=row_normalize, input_signed=input_signed)
-    spec = manual_spec("gcn", shape, hidden)
+    ensemble = _Ensemble(data, settings, shape, hidden)
+    train = ensemble.gcn if ensemble.reached() >= gcn_reach else ensemble.appnp
     total = torch.zeros(data.graph.num_nodes, num_classes)
     for member in range(members):
-        trained = train_model(spec, data, settings, seed * 1000 + member)
-        with torch.no_grad():
-            logits = trained.model(data.tensors(trained.model, stop=False))
-        total += torch.softmax(logits / settings.temperature, dim=1)
+        total += torch.softmax(train(seed * 1000 + member).detach() / settings.temperature, dim=1)
     return total / members

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import runs
@@ -10,8 +12,11 @@ from torch import Tensor
 
 from lpgnas.errors import ConfigError
 from lpgnas.graph import Graph
-from lpgnas.teachers import soft_labels
-from lpgnas.training import TrainingData, TrainingSettings, transductive_data
+from lpgnas.graph_tensors import graph_tensors
+from lpgnas.manual_models import ModelShape, manual_spec
+from lpgnas.number_formats import Rounding
+from lpgnas.teachers import soft_labels, spread_logits
+from lpgnas.training import TrainingData, TrainingSettings, train_model, transductive_data
 
 SETTINGS = TrainingSettings(epochs=10, distillation=0.0)
 
@@ -48,3 +53,55 @@ def test_members_and_labels_are_needed(members: int, labelled: int) -> None:
         soft_labels(
             data, SETTINGS, 0, row_normalize=True, input_signed=False, num_classes=runs.CLASSES, members=members
         )
+
+
+def path_graph(nodes: int) -> Graph:
+    """Nodes in a row, each with an edge to the next; the features tell halves apart, and so do the labels."""
+    far = np.arange(nodes) >= nodes // 2
+    x = np.stack([~far, far], axis=1).astype(np.float32)
+    return Graph("path", x, np.stack([np.arange(nodes - 1), np.arange(1, nodes)]), far.astype(np.int64), 2)
+
+
+def labels_of_path(edges: np.ndarray, train: np.ndarray) -> TrainingData:
+    graph = path_graph(40)
+    graph = Graph("path", graph.x, edges, graph.y, graph.num_classes)
+    return transductive_data(graph, train, np.arange(40) == 5)
+
+
+def one_teacher(data: TrainingData) -> Tensor:
+    return soft_labels(data, SETTINGS, 0, row_normalize=True, input_signed=False, num_classes=2, members=1)
+
+
+def test_few_labels_reach_further() -> None:
+    """A GCN of two blocks sees nothing of an edge that is five hops away from where a node or a label is."""
+    ends, edges = np.isin(np.arange(40), (0, 39)), path_graph(40).edge_index
+    whole, cut = (one_teacher(labels_of_path(one, ends)) for one in (edges, np.delete(edges, 24, axis=1)))
+    assert not torch.allclose(whole[29], cut[29], atol=1e-6)
+    torch.testing.assert_close(whole[24], cut[24])  # edges lead onwards: the nodes before it see no difference
+
+
+def test_a_gcn_teaches_where_labels_are_many() -> None:
+    data = labels_of_path(path_graph(40).edge_index, np.arange(40) % 2 == 0)
+    spec = manual_spec("gcn", ModelShape(2, 2, row_normalize=True), 64)
+    model = train_model(spec, data, replace(SETTINGS, early_stopping=False), 0).model
+    torch.testing.assert_close(one_teacher(data), model(data.tensors(model, stop=False)).softmax(dim=1))
+
+
+def test_logits_are_spread_by_personalised_pagerank() -> None:
+    graph = runs.small_graph()
+    tensors = graph_tensors(graph, None, Rounding.HALF_EVEN, row_normalize=True)
+    adjacency = torch.eye(runs.NODES, dtype=torch.float64)
+    for source, target in graph.edge_index.T:
+        adjacency[target, source] += 1.0
+    root = adjacency.sum(dim=1).rsqrt()
+    step = root[:, None] * adjacency * root
+    own = torch.randn(runs.NODES, 3, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    wanted = value = own.double()
+    for _ in range(10):
+        value = 0.9 * step @ value + 0.1 * wanted
+    weights = torch.randn(runs.NODES, 3, generator=torch.Generator().manual_seed(1))
+    (expected,) = torch.autograd.grad((value * weights).sum(), own)
+    spread = spread_logits(own, tensors)
+    (gradient,) = torch.autograd.grad((spread * weights).sum(), own)
+    torch.testing.assert_close(spread.double(), value, atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(gradient, expected, atol=1e-3, rtol=1e-3)
