@@ -20,7 +20,7 @@ import torch
 
 from benchmarks import RESULTS
 from benchmarks.run_time import BUDGETS
-from benchmarks.strategies import RETRAININGS, STRATEGIES, TRAINING, Setting, settings_facts
+from benchmarks.strategies import RETRAININGS, TRAINING, Setting, settings_facts
 from lpgnas import __version__
 from lpgnas.budget import format_bits
 from lpgnas.report import markdown_table
@@ -48,9 +48,9 @@ ROUNDS = {
     "pairs, SGD, size of the derived model": replace(PAIRED, update="sgd", size="derived"),
 }
 VARIANTS = {
-    **{name: SearchSettings("lpgnas", round_settings=settings) for name, settings in ROUNDS.items()},
-    "feasible": STRATEGIES["feasible"],
-    "random": STRATEGIES["random"],
+    **{name: SearchSettings("lpgnas", supernet_steps=300, round_settings=made) for name, made in ROUNDS.items()},
+    "feasible": SearchSettings("feasible", supernet_steps=300),
+    "random": SearchSettings("random", candidates=24),
 }
 
 

@@ -117,7 +117,7 @@ class RunConfig:
     code_bits: tuple[int, ...] = ()
     kept_words: tuple[str, ...] = ()
     candidates: int = 16
-    supernet_steps: int = 300
+    supernet_steps: int = 100
     epochs: int = 200
     restarts: int = 3
     learning_rate: float = 0.03

@@ -1,8 +1,9 @@
 """What a search has learned about each choice: a Bayesian linear model with one effect for every option of every gene.
 
 The controller of the search. Its effects add up, so that `lpgnas.projection` finds the best feasible model of a drawn
-set of effects exactly (Thompson sampling). It learns first from the supernet's losses, then from real trainings, where
-the supernet's opinion is one more regressor: shared weights rank models badly, but single choices well enough to start.
+set of effects exactly (Thompson sampling). It starts from what is known of each option on other graphs
+(`lpgnas.known_effects`) and from the supernet's losses, then learns from real trainings, where either opinion is one
+more regressor: shared weights rank models badly, but single choices well enough to start.
 """
 
 from __future__ import annotations
@@ -23,8 +24,11 @@ EFFECT_VARIANCE, NOISE_VARIANCE = 0.07, 0.7
 feasible specs explained about a third of their rating."""
 SMALLEST_LOSS = 1e-12
 """A loss of 0, which float32 reaches on nodes that are easy, has no logarithm."""
-TRUST_MEAN, TRUST_VARIANCE = 0.6, 0.1
-"""Prior of the weight of the supernet's opinion among the effects of real trainings."""
+SUPERNET_TRUST, KNOWN_TRUST, TRUST_VARIANCE = 0.15, 1.0, 0.1
+"""Prior means of the weights of the supernet's opinion and of the known effects among those of real trainings, and the
+variance of either."""
+RESIDUAL_VARIANCE = 0.04
+"""Prior variance of an effect beside these: that of one graph against that of others."""
 
 
 def one_hot(space: SearchSpace, choices: list[Choices], *, inactive: bool = False) -> Floats:
@@ -97,27 +101,27 @@ class Controller:
 
     Args:
         space: whose options have effects.
-        opinion: of the supernet, as `supernet_opinion` gives it; zeros for none.
+        opinion: of the supernet [P], as `supernet_opinion` gives it; zeros for none.
+        known: effects on other graphs [P] (`lpgnas.known_effects`); None for none.
     """
 
-    def __init__(self, space: SearchSpace, opinion: Floats) -> None:
-        self._space, self._opinion = space, opinion
-        count = len(opinion)
-        covariance = EFFECT_VARIANCE * np.eye(count + 1)
-        covariance[count, count] = TRUST_VARIANCE
-        self._prior = Effects(np.append(np.zeros(count), TRUST_MEAN), covariance)
-        self.effects = self._prior
+    def __init__(self, space: SearchSpace, opinion: Floats, known: Floats | None = None) -> None:
+        self._space, count = space, len(opinion)
+        self._opinions = np.stack([opinion, np.zeros(count) if known is None else known])
+        mean = np.array([*np.zeros(count), SUPERNET_TRUST, KNOWN_TRUST])
+        variances = [*[RESIDUAL_VARIANCE] * count, TRUST_VARIANCE, TRUST_VARIANCE]
+        self.effects = self._prior = Effects(mean, np.diag(variances))
 
     def learn(self, choices: list[Choices], ratings: Floats) -> None:
         """Take all real trainings so far: `ratings` [n], more is better."""
         if len(choices) > 1:
             rows = one_hot(self._space, choices)
-            regressors = np.column_stack([rows, rows @ self._opinion])
+            regressors = np.column_stack([rows, rows @ self._opinions.T])
             self.effects = self._prior.given(regressors, normal_scores(ratings))
 
     def preferences(self, rng: np.random.Generator | None = None) -> Preferences:
         """Effects of every option, gene by gene: the mean ones, or a draw."""
         drawn = self.effects.mean if rng is None else self.effects.draw(rng)
-        total = drawn[:-1] + drawn[-1] * self._opinion
+        total = drawn[:-2] + drawn[-2:] @ self._opinions
         counts = [count for _, count in self._space.genes()]
         return np.split(total, np.cumsum(counts)[:-1])

@@ -73,7 +73,7 @@ class SearchSpace:
     heads: tuple[int, ...] = (1, 2, 4)
     shortcuts: tuple[str, ...] = ("none", "linear")
     weight_formats: tuple[str, ...] = ("binary", "ternary", "fixed4", "fixed8")
-    code_bits: tuple[int, ...] = (4, 6, 8)
+    code_bits: tuple[int, ...] = (3, 4, 6, 8)
     output_bits: int = 8
     kept_words: tuple[float, ...] = (1.0,)
 

@@ -26,6 +26,7 @@ from lpgnas.cost_models.latency import LatencyTable, space_kinds
 from lpgnas.cost_models.rows import CostReport, GraphSize
 from lpgnas.cost_models.spec_cost import spec_cost
 from lpgnas.errors import ConfigError, InfeasibleBudget, LoweringError
+from lpgnas.known_effects import known_effects
 from lpgnas.lowering import lower
 from lpgnas.preferences import Controller, supernet_opinion
 from lpgnas.projection import Projection
@@ -72,7 +73,7 @@ class SearchSettings:
     strategy: str = "feasible"
     candidates: int = 16
     rungs: tuple[Rung, ...] = (Rung(40, 5), Rung(100, 2), Rung(200, 1, seeds=2))
-    supernet_steps: int = 300
+    supernet_steps: int = 100
     waves: int = 2
     round_settings: RoundSettings | None = None
 
@@ -356,7 +357,7 @@ def train_best(
     return min(made, key=lambda one: one[0])[1]
 
 
-def _run_trial(candidate: Candidate, index: int, rung: Rung, task: Task, seed: int) -> Trial:
+def rate_candidate(candidate: Candidate, index: int, rung: Rung, task: Task, seed: int) -> Trial:
     """Train a candidate on a rung; with several seeds, its figures are their means."""
     settings = replace(
         task.settings,
@@ -401,7 +402,7 @@ class _Halving:
         trial = self._done.get((candidate.spec.to_json(), index))
         if trial is None or (trial.candidate, trial.epochs) != (candidate.number, rung.epochs):
             # not rated yet, or by another search: its training would differ
-            trial = _run_trial(candidate, index, rung, self._task, self._seed)
+            trial = rate_candidate(candidate, index, rung, self._task, self._seed)
         self.trials.append(trial)
         if self._on_trial is not None:
             self._on_trial(candidate, trial)
@@ -475,7 +476,7 @@ def search(
         if on_supernet is not None:
             on_supernet(supernet)
     opinion = supernet_opinion(space, [s.choices for s in supernet], np.array([s.loss for s in supernet]))
-    drawn = Draws(space, budget, task.size, Controller(space, opinion), seed, task.latency)
+    drawn = Draws(space, budget, task.size, Controller(space, opinion, known_effects(space)), seed, task.latency)
     for wave in range(settings.waves):
         count = settings.candidates * (wave + 1) // settings.waves - settings.candidates * wave // settings.waves
         halving.rate(drawn.next(count), 0)

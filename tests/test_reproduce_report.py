@@ -26,7 +26,7 @@ def made_up(table: Table, seeds: int, gain: float = 0.01) -> pd.DataFrame:
         budget = entry.config.budget().get("weight_bits") or 8192 * (20 + number)
         base = 0.8 + 0.01 * np.log2(budget / 4096) + gain * (entry.family == "ours") - 0.005 * (entry.kind == "uniform")
         formats = {"layer0.message": f"fixed{4 + number % 3}", "layer1.linear_weight": "ternary"}
-        shared = {"dataset": entry.config.dataset, "model": entry.model, "weight_bits": budget, "steps": 2240}
+        shared = {"dataset": entry.config.dataset, "model": entry.model, "weight_bits": budget, "steps": 2040}
         shared |= {"buffer_bits": 8 * budget, "formats": json.dumps(formats)}
         rows += [shared | {"seed": seed, "test_accuracy": base + splits[seed]} for seed in range(seeds)]
     return pd.DataFrame(rows)

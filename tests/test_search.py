@@ -130,7 +130,7 @@ def test_later_waves_learn_from_earlier_ones() -> None:
         return Trial(candidate.number, index, rung.epochs, 0.5, 1.0, 0.9 if tanh(candidate) else 0.1)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("lpgnas.strategy._run_trial", rated)
+        patch.setattr("lpgnas.strategy.rate_candidate", rated)
         result = search(space, Budget(), task(), settings, 0)
     assert sum(map(tanh, result.candidates[16:])) > sum(map(tanh, result.candidates[:8]))
     assert tanh(result.best)
