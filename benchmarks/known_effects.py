@@ -18,7 +18,8 @@ import argparse
 import csv
 import io
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +31,13 @@ from scipy import sparse, stats
 
 from benchmarks import RESULTS
 from benchmarks.teachers import SETTINGS, TEACHER, drawn_split
+from lpgnas.config import RunConfig
 from lpgnas.cost_models.rows import GraphSize
 from lpgnas.cost_models.spec_cost import spec_cost
 from lpgnas.datasets import load_dataset
 from lpgnas.graph import BoolArray, Graph
-from lpgnas.known_effects import Named, axis, gene_options, known_effects
-from lpgnas.preferences import normal_scores, one_hot
+from lpgnas.known_effects import Named, axis, gene_options
+from lpgnas.preferences import normal_scores, one_hot, supernet_opinion
 from lpgnas.preparation import default_max_degree, default_search_space
 from lpgnas.report import markdown_table
 from lpgnas.results import write_atomic
@@ -43,12 +45,14 @@ from lpgnas.rows import Rows, key_of
 from lpgnas.search_space import Choices, SearchSpace
 from lpgnas.space_options import space_arguments
 from lpgnas.strategy import Candidate, Rung, Task, rate_candidate
+from lpgnas.supernet import train_supernet
 from lpgnas.teachers import soft_labels
 from lpgnas.training import transductive_data
 
 GRAPHS, MODELS = 6, 120
 EPOCHS = 60
 USUAL_SHARE, TRIES = 0.8, 200
+REAL = ("planetoid/Cora", "planetoid/CiteSeer")
 CHECKED = {"few": 60, "many": 60}
 """Models of a real graph that the table is checked on."""
 LISTS: dict[str, tuple[Any, ...]] = {
@@ -139,35 +143,75 @@ def drawn_models(graph: Graph, count: int, seed: int) -> Iterator[Choices]:
         yield choices
 
 
-def measure(graph: Graph, masks: tuple[BoolArray, ...], models: int, seed: int, rows: Rows) -> None:
-    """Rate random models of a graph, saving after every one."""
-    train, stop, select = masks
-    space, data = sampled_space(graph), transductive_data(graph, train, stop)
-    soft = soft_labels(
-        data,
-        TEACHER,
-        seed,
-        row_normalize=space.row_normalize,
-        input_signed=space.input_signed,
-        num_classes=graph.num_classes,
-    )
-    size = GraphSize.of(graph)
-    task = Task(data, torch.from_numpy(select), size, default_max_degree(graph), soft, SETTINGS)
-    settings = {
-        "epochs": EPOCHS,
-        "usual": USUAL_SHARE,
-        "lists": {name: list(map(str, options)) for name, options in LISTS.items()},
-    }
-    for number, choices in enumerate(drawn_models(graph, models, seed)):
-        facts = {"graph": graph.name, "labels": "few" if train.mean() < 0.3 else "many", "seed": seed, "model": number}
-        key = key_of({**facts, **settings})
-        if key not in rows:
-            spec = space.spec(choices)
-            candidate = Candidate(number, choices, spec, spec_cost(spec, size))
-            trial = rate_candidate(candidate, 0, Rung(EPOCHS, 1), task, seed)
-            options = " ".join(map(str, choices))
-            rows.add({"key": key, **facts, "choices": options, "accuracy": trial.accuracy, "score": trial.score})
-    print(f"{graph.name}: {models} models", flush=True)
+@dataclass(frozen=True)
+class Judged:
+    """A graph with labels on some nodes.
+
+    Attributes:
+        graph: the graph.
+        masks: training, early-stopping and selection nodes.
+        models: how many random models are rated on it.
+        seed: of the models, and of their training.
+    """
+
+    graph: Graph
+    masks: tuple[BoolArray, BoolArray, BoolArray]
+    models: int
+    seed: int
+
+    @property
+    def labels(self) -> str:
+        """`few` or `many` training labels."""
+        return "few" if self.masks[0].mean() < 0.3 else "many"
+
+    @property
+    def space(self) -> SearchSpace:
+        """What models are drawn from."""
+        return sampled_space(self.graph)
+
+    @cached_property
+    def task(self) -> Task:
+        """What models are trained on."""
+        train, stop, select = self.masks
+        space, data = self.space, transductive_data(self.graph, train, stop)
+        soft = soft_labels(
+            data,
+            TEACHER,
+            self.seed,
+            row_normalize=space.row_normalize,
+            input_signed=space.input_signed,
+            num_classes=self.graph.num_classes,
+        )
+        degree = default_max_degree(self.graph)
+        return Task(data, torch.from_numpy(select), GraphSize.of(self.graph), degree, soft, SETTINGS)
+
+    def rated(self, rows: Rows) -> pd.DataFrame:
+        """Ratings of the random models, those that are missing measured and saved one by one."""
+        space, size, keys = self.space, GraphSize.of(self.graph), []
+        settings: dict[str, object] = {
+            "epochs": EPOCHS,
+            "usual": USUAL_SHARE,
+            "lists": {name: list(map(str, options)) for name, options in LISTS.items()},
+        }
+        for number, choices in enumerate(drawn_models(self.graph, self.models, self.seed)):
+            facts = {"graph": self.graph.name, "labels": self.labels, "seed": self.seed, "model": number}
+            keys.append(key_of({**facts, **settings}))
+            if keys[-1] not in rows:
+                spec = space.spec(choices)
+                candidate = Candidate(number, choices, spec, spec_cost(spec, size))
+                trial = rate_candidate(candidate, 0, Rung(EPOCHS, 1), self.task, self.seed)
+                rated = {"accuracy": trial.accuracy, "score": trial.score}
+                rows.add({"key": keys[-1], **facts, "choices": " ".join(map(str, choices)), **rated})
+        print(f"{self.graph.name}, {self.labels} labels: {self.models} models", flush=True)
+        return rows.table[rows.table["key"].isin(keys)]
+
+    def supernet(self) -> Floats:
+        """The opinion [P] of a supernet on this graph, with as many steps as a search gives it."""
+        task, steps = self.task, RunConfig(self.graph.name).supernet_steps
+        done = train_supernet(
+            self.space, lambda _: True, task.data, task.settings, self.seed, steps=steps, teacher=task.teacher
+        )
+        return supernet_opinion(self.space, [one.choices for one in done], np.array([one.loss for one in done]))
 
 
 def design(space: SearchSpace, table: pd.DataFrame) -> Floats:
@@ -211,35 +255,36 @@ def table_of(effects: dict[Named, float]) -> str:
     return text.getvalue()
 
 
-def summary(parts: list[tuple[SearchSpace, pd.DataFrame]]) -> str:
-    """How well effects rank models of graphs that they were not fitted on."""
+def summary(parts: list[tuple[Judged, pd.DataFrame]]) -> str:
+    """How well effects rank models of graphs that they were not fitted on, and how well a supernet does."""
     lines = []
-    for place, (space, table) in enumerate(parts):
-        name, labels = table["graph"].iloc[0], table["labels"].iloc[0]
-        if name.startswith("synthetic"):
-            others = [part for k, part in enumerate(parts) if k != place and part[1]["graph"].iloc[0] != name]
-            known = fitted([part for part in others if part[1]["graph"].iloc[0].startswith("synthetic")])
-            effects = np.array([known.get(one, 0.0) for _, options in gene_options(space) for one in options])
-        else:
-            effects = known_effects(space)
-        rated, score = design(space, table) @ effects, table["score"].to_numpy()
-        best = table["accuracy"].to_numpy()[np.argsort(-rated)[: max(1, len(table) // 10)]]
-        lines.append(
-            [
-                name,
-                labels,
-                len(table),
-                f"{stats.spearmanr(rated, score).statistic:.2f}",
-                f"{100 * table['accuracy'].mean():.1f}",
-                f"{100 * best.mean():.1f}",
-                f"{100 * table['accuracy'].max():.1f}",
-            ]
-        )
-    header = ["graph", "labels", "models", "rank correlation", "accuracy % of all", "of the tenth rated best", "best"]
+    synthetic = [(one, table) for one, table in parts if one.graph.name.startswith("synthetic")]
+    for judged, table in parts:
+        space = judged.space
+        known = fitted([(one.space, other) for one, other in synthetic if one.graph.name != judged.graph.name])
+        effects = np.array([known.get(one, 0.0) for _, options in gene_options(space) for one in options])
+        rows, score, accuracy = design(space, table), table["score"], 100 * table["accuracy"].to_numpy()
+        ranks = [stats.spearmanr(rows @ one, score).statistic for one in (effects, judged.supernet())]
+        best = accuracy[np.argsort(-(rows @ effects))[: max(1, len(table) // 10)]]
+        figures = [f"{one:.2f}" for one in ranks] + [
+            f"{one:.1f}" for one in (accuracy.mean(), best.mean(), accuracy.max())
+        ]
+        lines.append([judged.graph.name, judged.labels, len(table), *figures])
+    header = [
+        "graph",
+        "labels",
+        "models",
+        "rank correlation",
+        "of a supernet",
+        "accuracy %, mean",
+        "first tenth",
+        "best",
+    ]
     return (
-        "Made by `python -m benchmarks.known_effects --check FOLDER`: random models by effects that were fitted "
-        "without their graph. A synthetic one is left out of the fit, real ones never take part. Accuracies are of "
-        f"selection nodes after {EPOCHS} epochs.\n\n" + markdown_table(header, lines)
+        "Made by `python -m benchmarks.known_effects --check FOLDER`: random models, ranked by effects that were "
+        "fitted without their graph. A synthetic one is left out of the fit, real ones never take part. Accuracies are "
+        f"of selection nodes after {EPOCHS} epochs: of all models, of the tenth that is ranked first, of the best.\n\n"
+        + markdown_table(header, lines)
     )
 
 
@@ -252,24 +297,15 @@ def main() -> None:
     parser.add_argument("--table", type=Path, default=TARGET)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    rows, spaces = Rows(options.out), {}
-    for seed in range(options.graphs):
-        graph = synthetic_graph(seed)
-        measure(graph, synthetic_split(graph, seed), MODELS, seed, rows)
-        spaces[graph.name] = sampled_space(graph)
-    synthetic = [(space, rows.table[rows.table["graph"] == name]) for name, space in spaces.items()]
-    write_atomic(options.table, table_of(fitted(synthetic)))
-    if options.check:
-        for name in ("planetoid/Cora", "planetoid/CiteSeer"):
-            graph = load_dataset(name, options.check)
-            spaces[graph.name] = sampled_space(graph)
-            for labels, models in CHECKED.items():
-                measure(graph, drawn_split(graph, labels, 0), models, 0, rows)
-    parts = [
-        (spaces[str(name)], part)
-        for (name, _), part in rows.table.groupby(["graph", "labels"], sort=False)
-        if name in spaces
-    ]
+    rows = Rows(options.out)
+    graphs = [synthetic_graph(seed) for seed in range(options.graphs)]
+    judged = [Judged(one, synthetic_split(one, seed), MODELS, seed) for seed, one in enumerate(graphs)]
+    parts = [(one, one.rated(rows)) for one in judged]
+    write_atomic(options.table, table_of(fitted([(one.space, table) for one, table in parts])))
+    for name in REAL if options.check else ():
+        graph = load_dataset(name, options.check)
+        real = [Judged(graph, drawn_split(graph, labels, 0), models, 0) for labels, models in CHECKED.items()]
+        parts += [(one, one.rated(rows)) for one in real]
     options.out.with_suffix(".md").write_text(summary(parts))
 
 

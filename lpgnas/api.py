@@ -358,7 +358,7 @@ def space(
     Example:
         >>> import lpgnas
         >>> lpgnas.space("cora", attentions=("gcn",), widths=(8, 16)).models
-        967458816
+        7247757312
     """
     given = _name_or_graph(data)
     with tempfile.TemporaryDirectory(prefix="lpgnas-") as staging:

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from benchmarks.known_effects import drawn_models, fitted, sampled_space, summary, synthetic_graph, synthetic_split
+from benchmarks.known_effects import drawn_models, fitted, sampled_space, synthetic_graph, synthetic_split
 from lpgnas.known_effects import Named, effect_table, gene_options, known_effects
 from lpgnas.operators import ACTIVATIONS, AGGREGATIONS, ATTENTIONS
 from lpgnas.preferences import Controller, one_hot
@@ -84,7 +84,7 @@ def test_the_first_candidate_follows_them_and_trainings_overrule_them() -> None:
     assert int(controller.preferences()[width].argmax()) > counts[width] // 2
 
 
-def test_the_fit_finds_effects_and_leaves_out_the_graph_that_it_is_judged_on() -> None:
+def test_the_fit_finds_effects() -> None:
     parts, planted = [], dict[Named, float]()
     for seed in (0, 1, 2):
         graph = synthetic_graph(seed)
@@ -100,7 +100,6 @@ def test_the_fit_finds_effects_and_leaves_out_the_graph_that_it_is_judged_on() -
     found = fitted(parts)
     shared = [one for one in found if one[1] in ("attention", "aggregation", "activation")]
     assert np.corrcoef([found[one] for one in shared], [planted[one] for one in shared])[0, 1] > 0.6
-    assert summary(parts).count("synthetic") == 4  # three rows, and the heading
 
 
 def test_synthetic_graphs_repeat_and_their_nodes_have_one_part() -> None:
