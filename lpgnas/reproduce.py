@@ -48,6 +48,8 @@ FIXED_SECONDS = 20.0
 PACE_STEPS = 20
 UNSEARCHED: dict[str, Any] = {name: getattr(RunConfig("cora"), name) for name in SPACE_OPTIONS}
 """The options of the search space left out, for a run that searches nothing."""
+SEARCH_OPTIONS = {*SPACE_OPTIONS, "candidates", "supernet_steps"}
+"""What says nothing about a line without a search: a new default leaves its rows as they are."""
 
 
 @dataclass(frozen=True)
@@ -317,8 +319,13 @@ class Reproduction:
 
 
 def settings_of(entry: Entry, seed: int) -> str:
-    """How a row is measured, as JSON: kind, blocks, and the options of its config that say something."""
-    options = {name: value for name, value in asdict(entry.seeded(seed)).items() if value not in ("", (), None)}
+    """How a row is measured, as JSON: kind, blocks, and the options of its config that say something about it."""
+    idle = set() if entry.searches else SEARCH_OPTIONS
+    options = {
+        name: value
+        for name, value in asdict(entry.seeded(seed)).items()
+        if value not in ("", (), None) and name not in idle
+    }
     return json.dumps({"kind": entry.kind, "blocks": entry.blocks, "options": options}, sort_keys=True)
 
 

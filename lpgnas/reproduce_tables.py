@@ -43,6 +43,11 @@ class Entry:
     blocks: int = 2
     family: Family = "manual"
 
+    @property
+    def searches(self) -> bool:
+        """Whether the architecture is chosen."""
+        return self.kind == "pdnas" or (self.kind in ("run", "retrained") and self.config.strategy != "uniform")
+
     def seeded(self, seed: int) -> RunConfig:
         """The config of one seed; a drawn split has the same."""
         split = 0 if self.config.protocol == "public" else seed

@@ -79,6 +79,18 @@ def test_rows_of_other_settings_are_not_shown(small: Table, measured: Path, tmp_
     assert len(pd.read_csv(tmp_path / "small.csv")) == 2 * len(rows)
 
 
+def test_options_of_the_search_are_no_part_of_lines_without_one(small: Table, tmp_path: Path) -> None:
+    made = Reproduction("small", tmp_path, tmp_path / "work")
+
+    def keys(change: dict[str, Any]) -> dict[str, str]:
+        return {one.model: made.key(replace(one, config=replace(one.config, **change)), 0) for one in small.entries}
+
+    before = keys({})
+    same = {model for model, key in keys({"supernet_steps": 5}).items() if key == before[model]}
+    assert same == {"JKNet", "GCN W2A6"}
+    assert not set(before.values()) & set(keys({"epochs": 6}).values())
+
+
 def test_what_the_rows_say(measured: Path) -> None:
     rows = pd.read_csv(measured / "small.csv").set_index(["model", "seed"])
     assert (rows.loc["searched"]["weight_bits"] <= 400 * 8).all()
