@@ -31,7 +31,12 @@ from lpgnas.report import markdown_table
 from lpgnas.results import read_record
 from lpgnas.rows import Rows, key_of
 
-BUDGETS = {"cora": ("3KiB", "60KiB"), "planetoid/Cora": ("3KiB", "60KiB"), "planetoid/PubMed": ("2KiB", "350KiB")}
+BUDGETS = {
+    "cora": ("3KiB", "60KiB"),
+    "planetoid/Cora": ("3KiB", "60KiB"),
+    "planetoid/CiteSeer": ("7.5KiB", "65KiB"),
+    "planetoid/PubMed": ("2KiB", "350KiB"),
+}
 """Weight and buffer budget of each graph."""
 EPOCHS, HIDDEN, DROPOUT, LEARNING_RATE, WEIGHT_DECAY = 200, 16, 0.5, 0.01, 5e-4
 RUN, PYG = "lpgnas run", "PyG GCN-16"
