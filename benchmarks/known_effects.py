@@ -4,10 +4,10 @@
 
 A graph has communities whose words and edges tell them apart, with a different size, number of classes and noise each
 time, and labels as few as on a public split or as many as in the fully supervised protocol, in turns. On each, random
-models of two blocks over all operators and formats, mostly those of the default space, are trained for 60 epochs,
-distilled, half of them drawn under a random limit of their buffers, and rated on selection nodes as a search does. No
-real graph takes part. Ratings become normal scores within a graph; one Bayesian linear model over all graphs, in which
-neighbouring numbers have similar effects, gives the table. Trials are appended to
+models of two blocks over all operators and formats, mostly those of the default space, are trained for 60 epochs, half
+of them drawn under a random limit of their buffers, and rated on selection nodes as a search does: once with a teacher
+and once without. No real graph takes part. Ratings become normal scores within a graph; one Bayesian linear model over
+all graphs, in which neighbouring numbers have similar effects, gives a column of the table. Trials are appended to
 `benchmarks/results/known_effects.csv`; what is there is not measured again. The table is written to
 `lpgnas/data/known_effects.csv`; `--check FOLDER` also tells how well it ranks random models of real graphs.
 """
@@ -36,7 +36,7 @@ from lpgnas.cost_models.rows import GraphSize
 from lpgnas.cost_models.spec_cost import spec_cost
 from lpgnas.datasets import load_dataset
 from lpgnas.graph import BoolArray, Graph
-from lpgnas.known_effects import Named, axis, gene_options
+from lpgnas.known_effects import ALONE, TAUGHT, Named, axis, gene_options
 from lpgnas.preferences import normal_scores, one_hot, supernet_opinion
 from lpgnas.preparation import default_max_degree, default_search_space
 from lpgnas.report import markdown_table
@@ -46,7 +46,7 @@ from lpgnas.search_space import Choices, SearchSpace
 from lpgnas.space_options import space_arguments
 from lpgnas.strategy import Candidate, Rung, Task, rate_candidate
 from lpgnas.supernet import train_supernet
-from lpgnas.teachers import soft_labels
+from lpgnas.teachers import soft_labels, usual_share
 from lpgnas.training import transductive_data
 
 GRAPHS, MODELS = 6, 120
@@ -152,12 +152,14 @@ class Judged:
         masks: training, early-stopping and selection nodes.
         models: how many random models are rated on it.
         seed: of the models, and of their training.
+        taught: whether models learn from a teacher.
     """
 
     graph: Graph
     masks: tuple[BoolArray, BoolArray, BoolArray]
     models: int
     seed: int
+    taught: bool
 
     @property
     def labels(self) -> str:
@@ -174,6 +176,9 @@ class Judged:
         """What models are trained on."""
         train, stop, select = self.masks
         space, data = self.space, transductive_data(self.graph, train, stop)
+        size, degree, selected = GraphSize.of(self.graph), default_max_degree(self.graph), torch.from_numpy(select)
+        if not self.taught:
+            return Task(data, selected, size, degree, None, SETTINGS)
         soft = soft_labels(
             data,
             TEACHER,
@@ -182,8 +187,7 @@ class Judged:
             input_signed=space.input_signed,
             num_classes=self.graph.num_classes,
         )
-        degree = default_max_degree(self.graph)
-        return Task(data, torch.from_numpy(select), GraphSize.of(self.graph), degree, soft, SETTINGS)
+        return Task(data, selected, size, degree, soft, replace(SETTINGS, distillation=usual_share(data.train)))
 
     def rated(self, rows: Rows) -> pd.DataFrame:
         """Ratings of the random models, those that are missing measured and saved one by one."""
@@ -194,7 +198,8 @@ class Judged:
             "lists": {name: list(map(str, options)) for name, options in LISTS.items()},
         }
         for number, choices in enumerate(drawn_models(self.graph, self.models, self.seed)):
-            facts = {"graph": self.graph.name, "labels": self.labels, "seed": self.seed, "model": number}
+            facts = {"graph": self.graph.name, "labels": self.labels, "taught": self.taught, "seed": self.seed}
+            facts["model"] = number
             keys.append(key_of({**facts, **settings}))
             if keys[-1] not in rows:
                 spec = space.spec(choices)
@@ -202,7 +207,7 @@ class Judged:
                 trial = rate_candidate(candidate, 0, Rung(EPOCHS, 1), self.task, self.seed)
                 rated = {"accuracy": trial.accuracy, "score": trial.score}
                 rows.add({"key": keys[-1], **facts, "choices": " ".join(map(str, choices)), **rated})
-        print(f"{self.graph.name}, {self.labels} labels: {self.models} models", flush=True)
+        print(f"{self.graph.name}, {self.labels} labels, taught {self.taught}: {self.models} models", flush=True)
         return rows.table[rows.table["key"].isin(keys)]
 
     def supernet(self) -> Floats:
@@ -246,12 +251,12 @@ def _covariance(one: Named, other: Named) -> float:
     return float(EFFECT_VARIANCE * np.exp(-abs(first - second) / OCTAVES))
 
 
-def table_of(effects: dict[Named, float]) -> str:
-    """The effects as CSV."""
+def table_of(taught: dict[Named, float], alone: dict[Named, float]) -> str:
+    """The effects on models with a teacher and without, as CSV."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["where", "choice", "option", "effect"])
-    writer.writerows([*name, f"{effect:.3f}"] for name, effect in effects.items())
+    writer.writerow(["where", "choice", "option", TAUGHT, ALONE])
+    writer.writerows([*name, f"{effect:.3f}", f"{alone[name]:.3f}"] for name, effect in taught.items())
     return text.getvalue()
 
 
@@ -261,7 +266,8 @@ def summary(parts: list[tuple[Judged, pd.DataFrame]]) -> str:
     synthetic = [(one, table) for one, table in parts if one.graph.name.startswith("synthetic")]
     for judged, table in parts:
         space = judged.space
-        known = fitted([(one.space, other) for one, other in synthetic if one.graph.name != judged.graph.name])
+        others = [one for one in synthetic if one[0].taught == judged.taught and one[0].graph is not judged.graph]
+        known = fitted([(one.space, other) for one, other in others])
         effects = np.array([known.get(one, 0.0) for _, options in gene_options(space) for one in options])
         rows, score, accuracy = design(space, table), table["score"], 100 * table["accuracy"].to_numpy()
         ranks = [stats.spearmanr(rows @ one, score).statistic for one in (effects, judged.supernet())]
@@ -269,10 +275,11 @@ def summary(parts: list[tuple[Judged, pd.DataFrame]]) -> str:
         figures = [f"{one:.2f}" for one in ranks] + [
             f"{one:.1f}" for one in (accuracy.mean(), best.mean(), accuracy.max())
         ]
-        lines.append([judged.graph.name, judged.labels, len(table), *figures])
+        lines.append([judged.graph.name, judged.labels, "yes" if judged.taught else "no", len(table), *figures])
     header = [
         "graph",
         "labels",
+        "teacher",
         "models",
         "rank correlation",
         "of a supernet",
@@ -299,13 +306,19 @@ def main() -> None:
     torch.set_num_threads(1)
     rows = Rows(options.out)
     graphs = [synthetic_graph(seed) for seed in range(options.graphs)]
-    judged = [Judged(one, synthetic_split(one, seed), MODELS, seed) for seed, one in enumerate(graphs)]
-    parts = [(one, one.rated(rows)) for one in judged]
-    write_atomic(options.table, table_of(fitted([(one.space, table) for one, table in parts])))
+    parts, effects = [], []
+    for taught in (True, False):
+        judged = [Judged(one, synthetic_split(one, seed), MODELS, seed, taught) for seed, one in enumerate(graphs)]
+        rated = [(one, one.rated(rows)) for one in judged]
+        effects.append(fitted([(one.space, table) for one, table in rated]))
+        parts += rated
+    write_atomic(options.table, table_of(*effects))
     for name in REAL if options.check else ():
         graph = load_dataset(name, options.check)
-        real = [Judged(graph, drawn_split(graph, labels, 0), models, 0) for labels, models in CHECKED.items()]
-        parts += [(one, one.rated(rows)) for one in real]
+        for labels, models in CHECKED.items():
+            for taught in (True, False):
+                real = Judged(graph, drawn_split(graph, labels, 0), models, 0, taught)
+                parts.append((real, real.rated(rows)))
     options.out.with_suffix(".md").write_text(summary(parts))
 
 

@@ -34,7 +34,7 @@ from lpgnas.rows import Rows, key_of
 from lpgnas.search_space import SearchSpace
 from lpgnas.spec import ModelSpec
 from lpgnas.strategy import SearchSettings, Task, search, selection_score
-from lpgnas.teachers import soft_labels
+from lpgnas.teachers import soft_labels, usual_share
 from lpgnas.training import TrainedModel, TrainingSettings, train_model
 
 FIRST_SPLIT, RETRAININGS = 20, 4
@@ -66,8 +66,7 @@ class Setting:
         config = RunConfig(dataset, "full", split_seed, weight_budget=weights, buffer_budget=buffers, seed=seed)
         prepared = prepare(config, data_root)
         space = default_search_space(prepared.graph)
-        share = min(0.95, max(0.5, 1.0 - float(prepared.data.train.double().mean())))
-        training = replace(TRAINING, distillation=share)
+        training = replace(TRAINING, distillation=usual_share(prepared.data.train))
         teacher = soft_labels(
             prepared.data,
             replace(training, distillation=0.0, epochs=training.epochs // 2),

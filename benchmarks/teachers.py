@@ -1,12 +1,13 @@
-"""Which teacher: GCNs or APPNP, themselves and what models of 16 units learn from them.
+"""Which teacher: GCNs or APPNP, sharpened or not, themselves and what models of 16 units learn from them.
 
     python -m benchmarks.teachers --seeds 4 --data-root FOLDER
 
 On splits drawn anew: `few` has 20 training labels a class like the public split, `many` 60 % of the nodes like the
 fully supervised one. The public test nodes take no part in either; 250 nodes stop early, and accuracies are those of
 the other nodes, so that the choice of a teacher has seen no node that the public table tests on. Each row is a teacher
-of three members, and for each format the mean of three students that learn from it alone. Rows are appended to
-`benchmarks/results/teachers.csv`; what is there is not measured again.
+of three members, and for each format the mean of two students that learn from it as in a run; `not sharpened` is the
+kind that a run takes, its probabilities as they are. Rows are appended to `benchmarks/results/teachers.csv`; what is
+there is not measured again.
 """
 
 from __future__ import annotations
@@ -29,17 +30,19 @@ from lpgnas.pipeline import EVALUATE_EVERY
 from lpgnas.preparation import search_space
 from lpgnas.report import markdown_table
 from lpgnas.rows import Rows, key_of
-from lpgnas.teachers import HOPS, RESTART, WEIGHT_DECAY, soft_labels
+from lpgnas.teachers import CONFIDENCE, GCN_REACH, HOPS, RESTART, WEIGHT_DECAY, soft_labels, usual_share
 from lpgnas.training import TrainingSettings, train_model, transductive_data
 
 DATASETS = ("planetoid/Cora", "planetoid/CiteSeer", "planetoid/PubMed")
-KINDS = {"GCN": 0.0, "APPNP": 2.0}
-"""Kinds of teachers, by the reach from which on GCNs teach."""
-SPLITS = ("few", "many")
-STUDENTS = {"W1A8": ("binary", 8), "W4A8": ("fixed4", 8)}
+FLAT = "not sharpened"
+KINDS = {"GCN": (0.0, CONFIDENCE), "APPNP": (2.0, CONFIDENCE), FLAT: (GCN_REACH, 0.0)}
+"""Kinds of teachers: the reach from which on GCNs teach, and how sure they are made."""
+SPLITS = {"few": "APPNP", "many": "GCN"}
+"""Numbers of labels, and the kind that a run takes."""
+STUDENTS = {"W1A8": ("binary", 8), "W1A4": ("binary", 4), "W4A4": ("fixed4", 4)}
 SETTINGS = TrainingSettings(learning_rate=0.03, evaluate_every=EVALUATE_EVERY)
 TEACHER = replace(SETTINGS, epochs=100, distillation=0.0)
-STOP, TRIES, HIDDEN = 250, 3, 16
+STOP, TRIES, HIDDEN = 250, 2, 16
 
 
 def drawn_split(graph: Graph, split: str, seed: int) -> tuple[BoolArray, BoolArray, BoolArray]:
@@ -60,6 +63,7 @@ def measure(graph: Graph, split: str, kind: str, seed: int) -> dict[str, float]:
     """Accuracies of a teacher and of its students."""
     train, stop, measured = drawn_split(graph, split, seed)
     data, shape = transductive_data(graph, train, stop), ModelShape.of(search_space(graph, RunConfig(graph.name)))
+    reach, confidence = KINDS[kind]
     soft = soft_labels(
         data,
         TEACHER,
@@ -67,17 +71,18 @@ def measure(graph: Graph, split: str, kind: str, seed: int) -> dict[str, float]:
         row_normalize=shape.row_normalize,
         input_signed=shape.input_signed,
         num_classes=graph.num_classes,
-        gcn_reach=KINDS[kind],
+        gcn_reach=reach,
+        confidence=confidence,
     )
 
     def accuracy(logits: Tensor) -> float:
         return float((logits.argmax(dim=1).numpy() == graph.y)[measured].mean())
 
-    result = {"teacher": accuracy(soft)}
+    result, settings = {"teacher": accuracy(soft)}, replace(SETTINGS, distillation=usual_share(data.train))
     for name, (weights, bits) in STUDENTS.items():
         spec, found = manual_spec("gcn", shape, HIDDEN, UniformFormats.of(weights, bits)), []
         for attempt in range(TRIES):
-            model = train_model(spec, data, SETTINGS, seed * 10 + attempt, teacher=soft).model
+            model = train_model(spec, data, settings, seed * 10 + attempt, teacher=soft).model
             with torch.no_grad():
                 found.append(accuracy(model(data.tensors(model, stop=False))))
         result[name] = float(np.mean(found))
@@ -88,7 +93,12 @@ def run(seeds: int, data_root: Path | None, target: Path) -> None:
     """Measure what `target` does not hold yet, saving after every row."""
     torch.set_num_threads(1)
     rows = Rows(target)
-    settings = {"teacher": asdict(TEACHER), "student": asdict(SETTINGS), "appnp": [RESTART, HOPS, WEIGHT_DECAY]}
+    settings: dict[str, object] = {
+        "teacher": asdict(TEACHER),
+        "student": asdict(SETTINGS),
+        "appnp": [RESTART, HOPS, WEIGHT_DECAY],
+    }
+    settings |= {"confidence": CONFIDENCE, "students": STUDENTS, "tries": TRIES}
     for seed in range(seeds):
         for dataset in DATASETS:
             graph = load_dataset(dataset, data_root)
@@ -110,12 +120,14 @@ def summary(table: pd.DataFrame) -> str:
         by_kind = {kind: one.set_index("seed")[columns] * 100 for kind, one in part.groupby("kind")}
         if set(by_kind) != set(KINDS):
             continue
-        gain = (by_kind["APPNP"] - by_kind["GCN"]).dropna()
         for kind, one in by_kind.items():
             lines.append([dataset, split, kind, len(one), *(f"{one[column].mean():.1f}" for column in columns)])
-        errors = gain.std(ddof=1) / np.sqrt(len(gain))
-        cells = [f"{gain[column].mean():+.1f} ± {errors[column]:.1f}" for column in columns]
-        lines.append([dataset, split, "difference", len(gain), *cells])
+        usual = SPLITS[str(split)]
+        for better, worse in (("APPNP", "GCN"), (usual, FLAT)):
+            gain = (by_kind[better] - by_kind[worse]).dropna()
+            errors = gain.std(ddof=1) / np.sqrt(len(gain))
+            cells = [f"{gain[column].mean():+.1f} ± {errors[column]:.1f}" for column in columns]
+            lines.append([dataset, split, f"{better} - {worse}", len(gain), *cells])
     header = ["graph", "labels", "teachers", "splits", "teacher %", *(f"{name} student %" for name in STUDENTS)]
     return "Made by `python -m benchmarks.teachers`; differences with standard errors.\n\n" + markdown_table(
         header, lines

@@ -27,6 +27,8 @@ Floats = npt.NDArray[np.float64]
 Named = tuple[str, str, str]
 """Where a gene is (`input`, `first` or `last` block), its choice, and its option."""
 NUMBERED = ("words", "width", "heads")
+TAUGHT, ALONE = "with_teacher", "without"
+"""Columns of the table."""
 SHARES = 64
 """Shares of kept words are told apart in 64ths."""
 
@@ -65,20 +67,25 @@ def gene_options(space: SearchSpace) -> Iterator[tuple[str, tuple[Named, ...]]]:
 
 
 @cache
-def effect_table() -> Mapping[Named, float]:
-    """The effects of the package, in standard deviations of the rating."""
+def effect_table(*, taught: bool) -> Mapping[Named, float]:
+    """The effects of the package on models with or without a teacher, in standard deviations of the rating."""
     with resources.files("lpgnas.data").joinpath("known_effects.csv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
-    return MappingProxyType({(row["where"], row["choice"], row["option"]): float(row["effect"]) for row in rows})
+    kind = TAUGHT if taught else ALONE
+    return MappingProxyType({(row["where"], row["choice"], row["option"]): float(row[kind]) for row in rows})
 
 
-def known_effects(space: SearchSpace) -> Floats:
+def known_effects(space: SearchSpace, *, taught: bool) -> Floats:
     """The effect [P] of every option of every gene on a model's rating, where ratings have variance 1.
 
     Numbers between those of the table are interpolated in octaves; beyond them, the last one counts. What the table
     does not know, as an operator of the user's, has the mean effect of its choice: 0.
+
+    Args:
+        space: whose options.
+        taught: whether models learn from a teacher; effects were fitted for either case.
     """
-    table = effect_table()
+    table = effect_table(taught=taught)
     curves: dict[tuple[str, str], list[tuple[float, float]]] = defaultdict(list)
     for (where, choice, option), effect in table.items():
         place = axis(choice, option)

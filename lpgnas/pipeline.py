@@ -65,7 +65,7 @@ from lpgnas.strategy import (
 )
 from lpgnas.supernet import SupernetStep
 from lpgnas.teacher_file import read_teacher
-from lpgnas.teachers import soft_labels
+from lpgnas.teachers import soft_labels, usual_share
 from lpgnas.training import TrainingSettings
 from lpgnas.trials import TrialTable, read_supernet, supernet_csv
 from lpgnas.verification import Comparison, Form, forms_of, unseen_graphs, verify_forms
@@ -240,8 +240,7 @@ class Run:
     def training_settings(self) -> TrainingSettings:
         """How models are trained in this run."""
         config = self.config
-        labelled = float(self.prepared.data.train.double().mean())
-        weight = config.distillation_weight or min(0.95, max(0.5, 1.0 - labelled))
+        weight = config.distillation_weight or usual_share(self.prepared.data.train)
         weight = weight if config.distillation else 0.0
         return TrainingSettings(
             epochs=config.epochs,

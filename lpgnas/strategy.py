@@ -476,7 +476,8 @@ def search(
         if on_supernet is not None:
             on_supernet(supernet)
     opinion = supernet_opinion(space, [s.choices for s in supernet], np.array([s.loss for s in supernet]))
-    drawn = Draws(space, budget, task.size, Controller(space, opinion, known_effects(space)), seed, task.latency)
+    known = known_effects(space, taught=task.teacher is not None)
+    drawn = Draws(space, budget, task.size, Controller(space, opinion, known), seed, task.latency)
     for wave in range(settings.waves):
         count = settings.candidates * (wave + 1) // settings.waves - settings.candidates * wave // settings.waves
         halving.rate(drawn.next(count), 0)

@@ -28,6 +28,10 @@ RESTART, HOPS = 0.1, 10
 """Share of a node's own logits in every hop, and the hops, as Gasteiger et al. have them."""
 WEIGHT_DECAY = 5e-3
 """L2 penalty on the first weight, theirs too; the settings of the models that learn from it do not count."""
+CONFIDENCE = 0.95
+"""Mean probability of the likeliest class that soft labels are raised to. Members that are trained for half the epochs
+are much less sure than right, and targets that are nearly flat drown in what few bits round off."""
+MOST_SHARPENING = 64.0
 GCN_REACH = 0.75
 """A GCN teaches where at least this share of the nodes has a labelled one within two hops."""
 
@@ -130,8 +134,9 @@ def soft_labels(
     members: int = 3,
     hidden: int = 64,
     gcn_reach: float = GCN_REACH,
+    confidence: float = CONFIDENCE,
 ) -> Tensor:
-    """Mean class probabilities [N, C] of an ensemble of full-precision models that saw the training labels only.
+    """Mean class probabilities [N, C], sharpened, of full-precision models that saw the training labels only.
 
     Last states count: early stopping would let the labels of its nodes into the soft labels.
 
@@ -146,6 +151,7 @@ def soft_labels(
         hidden: width of each.
         gcn_reach: share of nodes within two hops of a labelled one from which on members are GCNs; 0 for always, more
             than 1 for never.
+        confidence: mean probability of the likeliest class to sharpen them to; 0 for as they are.
 
     Raises:
         ConfigError: no members, or no training labels.
@@ -160,4 +166,32 @@ def soft_labels(
     total = torch.zeros(data.graph.num_nodes, num_classes)
     for member in range(members):
         total += torch.softmax(train(seed * 1000 + member).detach() / settings.temperature, dim=1)
-    return total / members
+    return sharpened(total / members, confidence)
+
+
+def usual_share(train: Tensor) -> float:
+    """The teacher's share of the loss where nothing else is asked for: that of nodes without a label, 0.5 to 0.95.
+
+    Args:
+        train: nodes whose labels training sees [N] bool.
+    """
+    return min(0.95, max(0.5, 1.0 - float(train.double().mean())))
+
+
+def sharpened(soft: Tensor, confidence: float) -> Tensor:
+    """Class probabilities [N, C] to the power, at least 1, that makes their mean confidence `confidence`.
+
+    The order of a node's classes stays. Where they are sure enough, or no power makes them so, the nearest one counts.
+    """
+    logs = soft.double().clamp_min(torch.finfo(torch.float32).tiny).log()
+
+    def to_power(power: float) -> Tensor:
+        return torch.softmax(logs * power, dim=1)
+
+    low, high = 1.0, MOST_SHARPENING
+    if float(soft.max(dim=1).values.mean()) >= confidence:
+        return soft
+    for _ in range(40):
+        middle = (low * high) ** 0.5
+        low, high = (middle, high) if float(to_power(middle).max(dim=1).values.mean()) < confidence else (low, middle)
+    return to_power(high).to(soft.dtype)

@@ -18,13 +18,14 @@ SPACE = SearchSpace(20, 3)
 
 
 def by_name(space: SearchSpace) -> dict[str, list[float]]:
-    effects, counts = known_effects(space), [count for _, count in space.genes()]
+    effects, counts = known_effects(space, taught=True), [count for _, count in space.genes()]
     parts = np.split(effects, np.cumsum(counts)[:-1])
     return {name: list(part) for (name, _), part in zip(space.genes(), parts, strict=True)}
 
 
-def test_the_table_knows_every_operator_of_the_package() -> None:
-    table = effect_table()
+@pytest.mark.parametrize("taught", [False, True])
+def test_the_table_knows_every_operator_of_the_package(taught: bool) -> None:
+    table = effect_table(taught=taught)
     assert all(np.isfinite(effect) for effect in table.values())
     known = {(choice, option) for _, choice, option in table}
     for choice, registry in (("attention", ATTENTIONS), ("aggregation", AGGREGATIONS), ("activation", ACTIVATIONS)):
@@ -49,11 +50,11 @@ def test_every_option_of_every_gene_has_an_effect(space: SearchSpace) -> None:
     macro = len(space.macro_genes())
     for place, (name, options) in enumerate(gene_options(space)):
         assert len(options) == (0 if place < macro else space.genes()[place][1]), name
-    assert len(known_effects(space)) == sum(count for _, count in space.genes())
+    assert len(known_effects(space, taught=False)) == sum(count for _, count in space.genes())
 
 
 def test_numbers_are_interpolated_in_octaves() -> None:
-    table = effect_table()
+    table = effect_table(taught=True)
     narrow, wide = table["first", "width", "32"], table["first", "width", "64"]
     effects = by_name(replace(SPACE, widths=(4, 32, 48, 64, 200)))["layer0.width"]
     assert effects[1] == narrow and effects[3] == wide
@@ -63,9 +64,16 @@ def test_numbers_are_interpolated_in_octaves() -> None:
     assert effects[4] == table["first", "width", "96"]  # the last one counts beyond
 
 
+def test_a_search_without_a_teacher_has_effects_of_its_own() -> None:
+    assert effect_table(taught=True).keys() == effect_table(taught=False).keys()
+    assert not np.array_equal(known_effects(SPACE, taught=True), known_effects(SPACE, taught=False))
+
+
 def test_unknown_operators_are_of_the_mean(monkeypatch: pytest.MonkeyPatch) -> None:
     space = replace(SPACE, attentions=("gcn", "const"))
-    assert by_name(space)["layer0.attention"] == [effect_table()["first", "attention", one] for one in ("gcn", "const")]
+    assert by_name(space)["layer0.attention"] == [
+        effect_table(taught=True)["first", "attention", one] for one in ("gcn", "const")
+    ]
     monkeypatch.setitem(ATTENTIONS._entries, "mine", replace(ATTENTIONS.get("gcn"), name="mine"))
     assert by_name(replace(SPACE, attentions=("gcn", "mine")))["layer0.attention"][1] == 0.0
 

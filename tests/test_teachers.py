@@ -15,7 +15,7 @@ from lpgnas.graph import Graph
 from lpgnas.graph_tensors import graph_tensors
 from lpgnas.manual_models import ModelShape, manual_spec
 from lpgnas.number_formats import Rounding
-from lpgnas.teachers import soft_labels, spread_logits
+from lpgnas.teachers import sharpened, soft_labels, spread_logits, usual_share
 from lpgnas.training import TrainingData, TrainingSettings, train_model, transductive_data
 
 SETTINGS = TrainingSettings(epochs=10, distillation=0.0)
@@ -45,6 +45,29 @@ def test_it_sees_training_labels_only() -> None:
     assert not torch.equal(taught(Graph(graph.name, graph.x, graph.edge_index, y, graph.num_classes)), soft)
 
 
+def test_soft_labels_are_as_sure_as_asked_for() -> None:
+    logits = torch.randn(200, 5, generator=torch.Generator().manual_seed(0))
+    soft = torch.softmax(0.5 * logits, dim=1)
+    for confidence in (0.6, 0.8, 0.95):
+        sure = sharpened(soft, confidence)
+        assert float(sure.max(dim=1).values.mean()) == pytest.approx(confidence, abs=1e-5)
+        torch.testing.assert_close(sure.sum(dim=1), torch.ones(200))
+        assert torch.equal(sure.argsort(dim=1), soft.argsort(dim=1))
+        power = (sure[:, 0] / sure[:, 1]).log() / (soft[:, 0] / soft[:, 1]).log()
+        torch.testing.assert_close(power, power[:1].expand(200), rtol=1e-3, atol=1e-3)  # one power for all nodes
+    assert sharpened(sure, 0.6) is sure  # never softer
+    flat = torch.full((3, 4), 0.25)
+    assert torch.equal(sharpened(flat, 0.95), flat)  # no power tells equal classes apart
+    certain = torch.eye(3)
+    assert torch.equal(sharpened(certain, 1.0), certain)
+    assert float(taught(runs.small_graph()).max(dim=1).values.mean()) == pytest.approx(0.95, abs=1e-3)
+
+
+@pytest.mark.parametrize(("labelled", "share"), [(1, 0.95), (30, 0.7), (90, 0.5)])
+def test_the_teacher_has_the_share_of_nodes_without_labels(labelled: int, share: float) -> None:
+    assert usual_share(torch.arange(100) < labelled) == pytest.approx(share)
+
+
 @pytest.mark.parametrize(("members", "labelled"), [(0, 30), (2, 0)])
 def test_members_and_labels_are_needed(members: int, labelled: int) -> None:
     nodes = np.arange(runs.NODES)
@@ -69,7 +92,9 @@ def labels_of_path(edges: np.ndarray, train: np.ndarray) -> TrainingData:
 
 
 def one_teacher(data: TrainingData) -> Tensor:
-    return soft_labels(data, SETTINGS, 0, row_normalize=True, input_signed=False, num_classes=2, members=1)
+    return soft_labels(
+        data, SETTINGS, 0, row_normalize=True, input_signed=False, num_classes=2, members=1, confidence=0.0
+    )
 
 
 def test_few_labels_reach_further() -> None:
