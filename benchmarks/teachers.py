@@ -30,7 +30,17 @@ from lpgnas.pipeline import EVALUATE_EVERY
 from lpgnas.preparation import search_space
 from lpgnas.report import markdown_table
 from lpgnas.rows import Rows, key_of
-from lpgnas.teachers import CONFIDENCE, GCN_REACH, HOPS, RESTART, WEIGHT_DECAY, soft_labels, usual_share
+from lpgnas.teachers import (
+    CONFIDENCE,
+    CONSISTENCY,
+    GCN_REACH,
+    HOPS,
+    RESTART,
+    VIEWS,
+    WEIGHT_DECAY,
+    soft_labels,
+    usual_share,
+)
 from lpgnas.training import TrainingSettings, train_model, transductive_data
 
 DATASETS = ("planetoid/Cora", "planetoid/CiteSeer", "planetoid/PubMed")
@@ -96,7 +106,7 @@ def run(seeds: int, data_root: Path | None, target: Path) -> None:
     settings: dict[str, object] = {
         "teacher": asdict(TEACHER),
         "student": asdict(SETTINGS),
-        "appnp": [RESTART, HOPS, WEIGHT_DECAY],
+        "appnp": [RESTART, HOPS, WEIGHT_DECAY, VIEWS, CONSISTENCY],
     }
     settings |= {"confidence": CONFIDENCE, "students": STUDENTS, "tries": TRIES}
     for seed in range(seeds):

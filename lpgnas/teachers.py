@@ -2,12 +2,13 @@
 
 Its members are GCNs of two blocks where nearly every node has a labelled one within their reach. Where labels are few,
 they have to reach further: predict, then propagate (APPNP, Gasteiger et al. 2019), a perceptron on each node's features
-whose logits are spread by personalised PageRank. Where labels lie decides, not what they say (docs/search.md has the
-figures).
+whose logits are spread by personalised PageRank, and which has to say the same of a node whatever is dropped. Where
+labels lie decides, not what they say (docs/search.md has the figures).
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -28,6 +29,8 @@ RESTART, HOPS = 0.1, 10
 """Share of a node's own logits in every hop, and the hops, as Gasteiger et al. have them."""
 WEIGHT_DECAY = 5e-3
 """L2 penalty on the first weight, theirs too; the settings of the models that learn from it do not count."""
+VIEWS, CONSISTENCY = 2, 1.0
+"""Draws of dropout in a step, and the weight of their differing, which rises over the first half of the training."""
 CONFIDENCE = 0.95
 """Mean probability of the likeliest class that soft labels are raised to. Members that are trained for half the epochs
 are much less sure than right, and targets that are nearly flat drown in what few bits round off."""
@@ -62,6 +65,20 @@ def spread_logits(own: Tensor, graph: GraphTensors) -> Tensor:
     """Personalised PageRank with self-loops: `HOPS` times `z <- 0.9 D^-1/2 A D^-1/2 z + 0.1 own`, own [N, C]."""
     result: Tensor = _Spreading.apply(own, graph.with_loops)  # type: ignore[no-untyped-call]
     return result
+
+
+def inconsistency(views: Sequence[Tensor]) -> Tensor:
+    """How far classes by several draws of dropout are from their sharpened mean: on all nodes, labelled or not.
+
+    Squared distances of probabilities, the mean raised to the power 2, as Feng et al. (GRAND, 2020) regularise.
+
+    Args:
+        views: logits [N, C], one for each draw.
+    """
+    classes = [torch.softmax(logits, dim=1) for logits in views]
+    wanted = (torch.stack([one.detach() for one in classes]).mean(dim=0)) ** 2
+    wanted = wanted / wanted.sum(dim=1, keepdim=True)
+    return torch.stack([((one - wanted) ** 2).sum(dim=1).mean() for one in classes]).mean()
 
 
 class _Perceptron:
@@ -109,12 +126,17 @@ class _Ensemble:
         dropout, rate = Dropout(settings.dropout, seed), settings.learning_rate
         rest = ParameterGroup((model.second, *model.biases), rate)
         optimizer = Adam([ParameterGroup((model.first,), rate, WEIGHT_DECAY), rest])
-        for _ in range(settings.epochs):
+        for step in range(settings.epochs):
             optimizer.zero_grad()
-            loss = training_loss(model.logits(graph, dropout), self.data, settings, None)
+            views, losses = [], []
+            for _ in range(VIEWS):
+                views.append(model.logits(graph, dropout))
+                losses.append(training_loss(views[-1], self.data, settings, None))
+                dropout.next_step()
+            weight = CONSISTENCY * min(1.0, 2.0 * step / settings.epochs)
+            loss = torch.stack(losses).mean() + weight * inconsistency(views)
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
-            dropout.next_step()
         return model.logits(graph)
 
     @cached_property
