@@ -18,7 +18,7 @@ import argparse
 import csv
 import io
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -46,7 +46,7 @@ from lpgnas.search_space import Choices, SearchSpace
 from lpgnas.space_options import space_arguments
 from lpgnas.strategy import Candidate, Rung, Task, rate_candidate
 from lpgnas.supernet import train_supernet
-from lpgnas.teachers import soft_labels, usual_share
+from lpgnas.teachers import recipe, soft_labels, usual_share
 from lpgnas.training import transductive_data
 
 GRAPHS, MODELS = 6, 120
@@ -196,6 +196,8 @@ class Judged:
             "epochs": EPOCHS,
             "usual": USUAL_SHARE,
             "lists": {name: list(map(str, options)) for name, options in LISTS.items()},
+            "training": asdict(SETTINGS),
+            "teacher": {**asdict(TEACHER), **recipe()} if self.taught else None,
         }
         for number, choices in enumerate(drawn_models(self.graph, self.models, self.seed)):
             facts = {"graph": self.graph.name, "labels": self.labels, "taught": self.taught, "seed": self.seed}

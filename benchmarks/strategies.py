@@ -26,6 +26,7 @@ from benchmarks import RESULTS
 from benchmarks.run_time import BUDGETS
 from lpgnas import __version__
 from lpgnas.config import RunConfig
+from lpgnas.known_effects import effects_digest
 from lpgnas.pipeline import EVALUATE_EVERY
 from lpgnas.preparation import Prepared, default_search_space, prepare
 from lpgnas.references import node_accuracy
@@ -34,7 +35,7 @@ from lpgnas.rows import Rows, key_of
 from lpgnas.search_space import SearchSpace
 from lpgnas.spec import ModelSpec
 from lpgnas.strategy import SearchSettings, Task, search, selection_score
-from lpgnas.teachers import soft_labels, usual_share
+from lpgnas.teachers import recipe, soft_labels, usual_share
 from lpgnas.training import TrainedModel, TrainingSettings, train_model
 
 FIRST_SPLIT, RETRAININGS = 20, 4
@@ -81,7 +82,8 @@ class Setting:
     def searched(self, settings: SearchSettings) -> dict[str, float]:
         """Search, and retrain the winner from initial weights that no search used."""
         started = time.perf_counter()
-        result = search(self.space, self.config.budget(), self.task, settings, self.config.seed)
+        task = replace(self.task)  # what it remembers of other searches would shorten this one
+        result = search(self.space, self.config.budget(), task, settings, self.config.seed)
         seconds = time.perf_counter() - started
         scores, accuracies = [], []
         for weight_seed in range(RETRAININGS):
@@ -131,8 +133,9 @@ def run(datasets: list[str], seeds: int, data_root: Path | None, target: Path, o
 
 
 def settings_facts(settings: SearchSettings) -> dict[str, object]:
-    """What a strategy's settings say in a row's key."""
-    return {name: value for name, value in asdict(settings).items() if value is not None}
+    """What a strategy's settings say in a row's key, with what decides its teacher and where it starts."""
+    facts = {name: value for name, value in asdict(settings).items() if value is not None}
+    return {**facts, "teacher": recipe(), "known_effects": effects_digest()}
 
 
 def summary(table: pd.DataFrame) -> str:

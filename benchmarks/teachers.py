@@ -30,17 +30,7 @@ from lpgnas.pipeline import EVALUATE_EVERY
 from lpgnas.preparation import search_space
 from lpgnas.report import markdown_table
 from lpgnas.rows import Rows, key_of
-from lpgnas.teachers import (
-    CONFIDENCE,
-    CONSISTENCY,
-    GCN_REACH,
-    HOPS,
-    RESTART,
-    VIEWS,
-    WEIGHT_DECAY,
-    soft_labels,
-    usual_share,
-)
+from lpgnas.teachers import CONFIDENCE, GCN_REACH, recipe, soft_labels, usual_share
 from lpgnas.training import TrainingSettings, train_model, transductive_data
 
 DATASETS = ("planetoid/Cora", "planetoid/CiteSeer", "planetoid/PubMed")
@@ -99,27 +89,28 @@ def measure(graph: Graph, split: str, kind: str, seed: int) -> dict[str, float]:
     return result
 
 
-def run(seeds: int, data_root: Path | None, target: Path) -> None:
-    """Measure what `target` does not hold yet, saving after every row."""
+def run(seeds: int, data_root: Path | None, target: Path) -> pd.DataFrame:
+    """Measure what `target` does not hold yet, saving after every row; returns the rows of these settings."""
     torch.set_num_threads(1)
-    rows = Rows(target)
+    rows, keys = Rows(target), []
     settings: dict[str, object] = {
         "teacher": asdict(TEACHER),
         "student": asdict(SETTINGS),
-        "appnp": [RESTART, HOPS, WEIGHT_DECAY, VIEWS, CONSISTENCY],
+        "recipe": recipe(),
     }
-    settings |= {"confidence": CONFIDENCE, "students": STUDENTS, "tries": TRIES}
+    settings |= {"students": STUDENTS, "tries": TRIES}
     for seed in range(seeds):
         for dataset in DATASETS:
             graph = load_dataset(dataset, data_root)
             for split in SPLITS:
                 for kind in KINDS:
                     facts = {"dataset": dataset, "split": split, "kind": kind, "seed": seed}
-                    key = key_of({**facts, **settings})
+                    keys.append(key := key_of({**facts, **settings}))
                     if key not in rows:
                         measured = measure(graph, split, kind, seed)
                         rows.add({"key": key, **facts, **{name: round(value, 6) for name, value in measured.items()}})
                         print(facts, {name: f"{100 * value:.1f}" for name, value in measured.items()}, flush=True)
+    return rows.table[rows.table["key"].isin(keys)]
 
 
 def summary(table: pd.DataFrame) -> str:
@@ -151,8 +142,8 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=4, help="splits")
     parser.add_argument("--out", type=Path, default=RESULTS / "teachers.csv")
     options = parser.parse_args()
-    run(options.seeds, options.data_root, options.out)
-    options.out.with_suffix(".md").write_text(summary(pd.read_csv(options.out)))
+    rows = run(options.seeds, options.data_root, options.out)
+    options.out.with_suffix(".md").write_text(summary(rows))
 
 
 if __name__ == "__main__":

@@ -1,13 +1,14 @@
 """What is known of every option before a search: its effect on models of synthetic graphs.
 
-Ratings of random models are mostly additive in their choices, and much the same on all graphs: effects that were fitted
-on synthetic graphs alone predict them on real ones (docs/search.md has the figures). The table is package data, made by
+Effects of choices are much the same on all graphs: those that were fitted on synthetic graphs alone rank random models
+of real ones with a correlation above 0.7 (docs/search.md has the figures). The table is package data, made by
 `python -m benchmarks.known_effects`.
 """
 
 from __future__ import annotations
 
 import csv
+import hashlib
 from collections import defaultdict
 from functools import cache
 from importlib import resources
@@ -73,6 +74,12 @@ def effect_table(*, taught: bool) -> Mapping[Named, float]:
         rows = list(csv.DictReader(file))
     kind = TAUGHT if taught else ALONE
     return MappingProxyType({(row["where"], row["choice"], row["option"]): float(row[kind]) for row in rows})
+
+
+def effects_digest() -> str:
+    """Hash of both tables, for the keys of what is kept."""
+    tables = [sorted(effect_table(taught=taught).items()) for taught in (False, True)]
+    return hashlib.sha256(repr(tables).encode()).hexdigest()[:16]
 
 
 def known_effects(space: SearchSpace, *, taught: bool) -> Floats:

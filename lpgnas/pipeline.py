@@ -28,6 +28,7 @@ from lpgnas.graph import Graph
 from lpgnas.graph_tensors import graph_tensors
 from lpgnas.integer_program import IntegerProgram
 from lpgnas.kernels.executor import Executor
+from lpgnas.known_effects import effects_digest
 from lpgnas.layers import QuantizedModel
 from lpgnas.lowering import lower, refuse_float
 from lpgnas.manual_models import ModelShape, UniformFormats, manual_spec
@@ -65,7 +66,7 @@ from lpgnas.strategy import (
 )
 from lpgnas.supernet import SupernetStep
 from lpgnas.teacher_file import read_teacher
-from lpgnas.teachers import soft_labels, usual_share
+from lpgnas.teachers import recipe, soft_labels, usual_share
 from lpgnas.training import TrainingSettings
 from lpgnas.trials import TrialTable, read_supernet, supernet_csv
 from lpgnas.verification import Comparison, Form, forms_of, unseen_graphs, verify_forms
@@ -306,6 +307,7 @@ class Run:
             (self.prepared.split.protocol, config.split_seed, config.inductive, config.seed, config.threads),
             self._teacher_settings(),
             (space.row_normalize, space.input_signed, space.num_classes),
+            recipe(),
         )
 
     def space(self) -> SearchSpace:
@@ -433,7 +435,8 @@ class Run:
 
         The record holds a key of all that decides them before the first is made.
         """
-        key = key_of(self.config.to_toml(), graph_fingerprint(self.prepared.graph), space, self._given_hashes())
+        given = (self.config.to_toml(), graph_fingerprint(self.prepared.graph), space, self._given_hashes())
+        key = key_of(*given, recipe(), effects_digest())
         record = self.record()
         written = record["stages"].get("search", {}).get("files", {})
         for name in (CANDIDATES, SUPERNET):

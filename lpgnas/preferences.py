@@ -120,8 +120,13 @@ class Controller:
             self.effects = self._prior.given(regressors, normal_scores(ratings))
 
     def preferences(self, rng: np.random.Generator | None = None) -> Preferences:
-        """Effects of every option, gene by gene: the mean ones, or a draw."""
+        """Effects of every option, gene by gene: the mean ones, or a draw.
+
+        Where blocks can be absent, effects are those beside the best option of each gene: with any other zero, another
+        block would be worth something just by having genes.
+        """
         drawn = self.effects.mean if rng is None else self.effects.draw(rng)
         total = drawn[:-2] + drawn[-2:] @ self._opinions
-        counts = [count for _, count in self._space.genes()]
-        return np.split(total, np.cumsum(counts)[:-1])
+        counts, macro = [count for _, count in self._space.genes()], len(self._space.macro_genes())
+        parts = np.split(total, np.cumsum(counts)[:-1])
+        return [*parts[:macro], *(part - part.max() for part in parts[macro:])] if macro else parts

@@ -25,6 +25,7 @@ from lpgnas.cost_models.spec_cost import spec_cost
 from lpgnas.datasets import load_dataset
 from lpgnas.errors import ConfigError, DatasetError, LoweringError
 from lpgnas.graph_tensors import graph_tensors
+from lpgnas.known_effects import effects_digest
 from lpgnas.manual_models import ModelShape, UniformFormats, manual_spec
 from lpgnas.pdnas import search_float
 from lpgnas.pipeline import RECORD, SPEC, Run
@@ -36,6 +37,7 @@ from lpgnas.results import read_record, write_atomic
 from lpgnas.rows import Rows, key_of
 from lpgnas.spec import ModelSpec
 from lpgnas.strategy import BestTraining, restart_seeds, train_best
+from lpgnas.teachers import recipe
 
 HIDDEN, RATES, DECAYS = (16, 32, 64), (0.01, 0.03), (5e-4, 5e-3)
 """What a manual float32 model is tuned over."""
@@ -201,6 +203,8 @@ class Reproduction:
     def key(self, entry: Entry, seed: int) -> str:
         """Hash of everything that decides a row."""
         facts = json.loads(settings_of(entry, seed)) | {"lpgnas": __version__}
+        facts |= {"teacher": recipe()} if entry.config.distillation else {}
+        facts |= {"known_effects": effects_digest()} if entry.searches and entry.config.strategy == "feasible" else {}
         grid = {"manual": [HIDDEN, RATES, DECAYS], "uniform": [HIDDEN, RATES, UNIFORM_TRIES]}.get(entry.kind)
         return key_of(facts | ({} if grid is None else {"grid": grid}))
 

@@ -31,6 +31,8 @@ WEIGHT_DECAY = 5e-3
 """L2 penalty on the first weight, theirs too; the settings of the models that learn from it do not count."""
 VIEWS, CONSISTENCY = 2, 1.0
 """Draws of dropout in a step, and the weight of their differing, which rises over the first half of the training."""
+VIEW_SEEDS = 500
+"""From the seed of one draw to that of the next; members have seeds in a row."""
 CONFIDENCE = 0.95
 """Mean probability of the likeliest class that soft labels are raised to. Members that are trained for half the epochs
 are much less sure than right, and targets that are nearly flat drown in what few bits round off."""
@@ -123,20 +125,20 @@ class _Ensemble:
         graph, settings = self._graph, self.settings
         torch.manual_seed(seed)
         model = _Perceptron(graph.features.columns, self.hidden, self.shape.num_classes)
-        dropout, rate = Dropout(settings.dropout, seed), settings.learning_rate
+        dropouts = [Dropout(settings.dropout, seed + view * VIEW_SEEDS) for view in range(VIEWS)]
+        rate = settings.learning_rate
         rest = ParameterGroup((model.second, *model.biases), rate)
         optimizer = Adam([ParameterGroup((model.first,), rate, WEIGHT_DECAY), rest])
         for step in range(settings.epochs):
             optimizer.zero_grad()
-            views, losses = [], []
-            for _ in range(VIEWS):
-                views.append(model.logits(graph, dropout))
-                losses.append(training_loss(views[-1], self.data, settings, None))
-                dropout.next_step()
+            views = [model.logits(graph, dropout) for dropout in dropouts]
+            losses = [training_loss(view, self.data, settings, None) for view in views]
             weight = CONSISTENCY * min(1.0, 2.0 * step / settings.epochs)
             loss = torch.stack(losses).mean() + weight * inconsistency(views)
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
+            for dropout in dropouts:
+                dropout.next_step()
         return model.logits(graph)
 
     @cached_property
@@ -189,6 +191,19 @@ def soft_labels(
     for member in range(members):
         total += torch.softmax(train(seed * 1000 + member).detach() / settings.temperature, dim=1)
     return sharpened(total / members, confidence)
+
+
+def recipe() -> dict[str, float]:
+    """What decides a teacher beside its settings and seed, for the keys of what is kept."""
+    return {
+        "restart": RESTART,
+        "hops": HOPS,
+        "weight_decay": WEIGHT_DECAY,
+        "views": VIEWS,
+        "consistency": CONSISTENCY,
+        "confidence": CONFIDENCE,
+        "gcn_reach": GCN_REACH,
+    }
 
 
 def usual_share(train: Tensor) -> float:

@@ -9,10 +9,13 @@ import pandas as pd
 import pytest
 
 from benchmarks.known_effects import drawn_models, fitted, sampled_space, synthetic_graph, synthetic_split
-from lpgnas.known_effects import Named, effect_table, gene_options, known_effects
+from lpgnas.budget import Budget
+from lpgnas.cost_models.rows import GraphSize
+from lpgnas.known_effects import Named, effect_table, effects_digest, gene_options, known_effects
 from lpgnas.operators import ACTIVATIONS, AGGREGATIONS, ATTENTIONS
 from lpgnas.preferences import Controller, one_hot
 from lpgnas.search_space import SearchSpace
+from lpgnas.strategy import Draws
 
 SPACE = SearchSpace(20, 3)
 
@@ -90,6 +93,25 @@ def test_the_first_candidate_follows_them_and_trainings_overrule_them() -> None:
     choices = [SPACE.draw(rng) for _ in range(80)]
     controller.learn(choices, np.array([float(vector[width]) for vector in choices]))
     assert int(controller.preferences()[width].argmax()) > counts[width] // 2
+
+
+@pytest.mark.parametrize("routes", [False, True])
+def test_more_blocks_are_no_better_just_for_being_more(routes: bool) -> None:
+    space = SearchSpace(20, 3, blocks=(1, 2, 3), routes=routes)
+    known, nothing = known_effects(space, taught=True), np.zeros(sum(count for _, count in space.genes()))
+    budget, size = Budget(), GraphSize(100, 400)
+    controller = Controller(space, nothing, known)
+    preferences, macro = controller.preferences(), len(space.macro_genes())
+    assert all(part.max() == 0.0 for part in preferences[macro:])
+    drawn = Draws(space, budget, size, controller, 0).next(12)
+    assert len({len(one.spec.layers) for one in drawn}) > 1
+
+
+def test_the_digest_follows_the_tables(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = effects_digest()
+    assert effects_digest() == before
+    monkeypatch.setattr("lpgnas.known_effects.effect_table", lambda *, taught: {("first", "width", "4"): 0.5})
+    assert effects_digest() != before
 
 
 def test_the_fit_finds_effects() -> None:
