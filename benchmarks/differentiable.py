@@ -54,15 +54,13 @@ VARIANTS = {
 }
 
 
-def run(names: list[str], datasets: list[str], seeds: int, data_root: Path | None, target: Path) -> None:
-    """Measure what `target` does not hold yet, saving after every search."""
+def run(names: list[str], datasets: list[str], seeds: int, data_root: Path | None, target: Path) -> pd.DataFrame:
+    """Measure what `target` does not hold yet, saving after every search; returns all current rows."""
     torch.set_num_threads(1)
     rows = Rows(target)
     for dataset in datasets:
         for split_seed in range(FIRST_SPLIT, FIRST_SPLIT + seeds):
-            facts = {"dataset": dataset, "split_seed": split_seed, "budgets": BUDGETS[dataset], "lpgnas": __version__}
-            facts |= {"retrainings": RETRAININGS, "training": asdict(TRAINING)}
-            keys = {name: key_of({**facts, **settings_facts(VARIANTS[name])}) for name in names}
+            keys = {name: row_key(dataset, name, split_seed) for name in names}
             todo = [name for name in names if keys[name] not in rows]
             if not todo:
                 continue
@@ -71,6 +69,14 @@ def run(names: list[str], datasets: list[str], seeds: int, data_root: Path | Non
                 measured = {what: round(value, 5) for what, value in setting.searched(VARIANTS[name]).items()}
                 rows.add({"key": keys[name], "dataset": dataset, "variant": name, "seed": split_seed, **measured})
                 print(f"{dataset} {name} split {split_seed}: {measured}", flush=True)
+    return rows.current(lambda row: row_key(row["dataset"], row["variant"], row["seed"]))
+
+
+def row_key(dataset: str, name: str, split_seed: int) -> str:
+    """Hash of everything that decides a row."""
+    facts: dict[str, object] = {"dataset": dataset, "split_seed": split_seed, "budgets": BUDGETS[dataset]}
+    facts |= {"lpgnas": __version__, "retrainings": RETRAININGS, "training": asdict(TRAINING)}
+    return key_of({**facts, **settings_facts(VARIANTS[name])})
 
 
 def summary(table: pd.DataFrame) -> str:
@@ -98,8 +104,8 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--out", type=Path, default=RESULTS / "differentiable.csv")
     options = parser.parse_args()
-    run(options.variant, options.dataset, options.seeds, options.data_root, options.out)
-    options.out.with_suffix(".md").write_text(summary(pd.read_csv(options.out)))
+    rows = run(options.variant, options.dataset, options.seeds, options.data_root, options.out)
+    options.out.with_suffix(".md").write_text(summary(rows))
 
 
 if __name__ == "__main__":

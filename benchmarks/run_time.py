@@ -27,9 +27,11 @@ import pandas as pd
 from benchmarks import RESULTS
 from lpgnas import __version__
 from lpgnas.datasets import default_protocol, load_dataset, make_split
+from lpgnas.known_effects import effects_digest
 from lpgnas.report import markdown_table
 from lpgnas.results import read_record
 from lpgnas.rows import Rows, key_of
+from lpgnas.teachers import recipe
 
 BUDGETS = {
     "cora": ("3KiB", "60KiB"),
@@ -125,20 +127,28 @@ def train_pyg(dataset: str, seed: int, data_root: Path | None) -> dict[str, floa
     return {"work_seconds": seconds, "test_accuracy": float((kept[test] == y[test]).double().mean())}
 
 
-def run(datasets: list[str], seeds: int, data_root: Path | None, target: Path) -> None:
-    """Measure what `target` does not hold yet, the two in turns, saving after every row."""
+def run(datasets: list[str], seeds: int, data_root: Path | None, target: Path) -> pd.DataFrame:
+    """Measure what `target` does not hold yet, the two in turns, saving after every row; returns all current rows."""
     rows = Rows(target)
     for dataset in datasets:
         for seed in range(seeds):
             for what, measure in ((RUN, time_run), (PYG, time_pyg)):
-                facts: dict[str, object] = {"dataset": dataset, "what": what, "seed": seed}
-                settings = {"lpgnas": __version__, "budgets": BUDGETS[dataset]} if what == RUN else {"epochs": EPOCHS}
-                key = key_of({**facts, **settings})
+                key = row_key(dataset, what, seed)
                 if key in rows:
                     continue
-                measured = measure(dataset, seed, data_root)
+                facts, measured = {"dataset": dataset, "what": what, "seed": seed}, measure(dataset, seed, data_root)
                 rows.add({"key": key, **facts, **{name: round(value, 4) for name, value in measured.items()}})
                 print(f"{dataset} seed {seed} {what}: {measured['whole_seconds']:.1f} s", flush=True)
+    return rows.current(lambda row: row_key(row["dataset"], row["what"], row["seed"]))
+
+
+def row_key(dataset: str, what: str, seed: int) -> str:
+    """Hash of everything that decides a row."""
+    facts: dict[str, object] = {"dataset": dataset, "what": what, "seed": seed}
+    if what == PYG:
+        return key_of({**facts, "epochs": EPOCHS})
+    facts |= {"lpgnas": __version__, "budgets": BUDGETS[dataset]}
+    return key_of({**facts, "teacher": recipe(), "known_effects": effects_digest()})
 
 
 def summary(table: pd.DataFrame) -> str:
@@ -179,8 +189,8 @@ def main() -> None:
     if options.pyg:
         print(json.dumps(train_pyg(options.dataset[0], options.seed, options.data_root)))
         return
-    run(options.dataset, options.seeds, options.data_root, options.out)
-    options.out.with_suffix(".md").write_text(summary(pd.read_csv(options.out)))
+    rows = run(options.dataset, options.seeds, options.data_root, options.out)
+    options.out.with_suffix(".md").write_text(summary(rows))
 
 
 if __name__ == "__main__":

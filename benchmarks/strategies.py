@@ -116,20 +116,28 @@ def measure(dataset: str, names: list[str], seed: int, data_root: Path | None) -
     return {name: setting.searched(STRATEGIES[name]) for name in names}
 
 
-def run(datasets: list[str], seeds: int, data_root: Path | None, target: Path, only: Sequence[str] = ()) -> None:
-    """Measure what `target` does not hold yet of all strategies or `only` some, saving after every split."""
+def run(
+    datasets: list[str], seeds: int, data_root: Path | None, target: Path, only: Sequence[str] = ()
+) -> pd.DataFrame:
+    """Measure what is missing of all strategies or `only` some, saving after every split; returns all current rows."""
     torch.set_num_threads(1)
     rows = Rows(target)
     for dataset in datasets:
         for seed in range(seeds):
-            common = {"dataset": dataset, "seed": seed, "budgets": BUDGETS[dataset], "lpgnas": __version__}
-            common |= {"first_split": FIRST_SPLIT, "retrainings": RETRAININGS, "training": asdict(TRAINING)}
-            keys = {name: key_of({**common, **settings_facts(settings)}) for name, settings in STRATEGIES.items()}
+            keys = {name: row_key(dataset, name, seed) for name in STRATEGIES}
             todo = [name for name, key in keys.items() if key not in rows and (not only or name in only)]
             for name, measured in measure(dataset, todo, seed, data_root).items() if todo else ():
                 facts = {"key": keys[name], "dataset": dataset, "strategy": name, "seed": seed}
                 rows.add({**facts, **{what: round(value, 5) for what, value in measured.items()}})
                 print(f"{dataset} {name} seed {seed}: {measured}", flush=True)
+    return rows.current(lambda row: row_key(row["dataset"], row["strategy"], row["seed"]))
+
+
+def row_key(dataset: str, name: str, seed: int) -> str:
+    """Hash of everything that decides a row."""
+    facts: dict[str, object] = {"dataset": dataset, "seed": seed, "budgets": BUDGETS[dataset], "lpgnas": __version__}
+    facts |= {"first_split": FIRST_SPLIT, "retrainings": RETRAININGS, "training": asdict(TRAINING)}
+    return key_of({**facts, **settings_facts(STRATEGIES[name])})
 
 
 def settings_facts(settings: SearchSettings) -> dict[str, object]:
@@ -177,8 +185,8 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", default=[], choices=list(STRATEGIES))
     parser.add_argument("--out", type=Path, default=RESULTS / "strategies.csv")
     options = parser.parse_args()
-    run(options.dataset, options.seeds, options.data_root, options.out, options.only)
-    options.out.with_suffix(".md").write_text(summary(pd.read_csv(options.out)))
+    rows = run(options.dataset, options.seeds, options.data_root, options.out, options.only)
+    options.out.with_suffix(".md").write_text(summary(rows))
 
 
 if __name__ == "__main__":

@@ -44,26 +44,13 @@ def axis(choice: str, option: str) -> float | None:
 
 def gene_options(space: SearchSpace) -> Iterator[tuple[str, tuple[Named, ...]]]:
     """Every gene with its options; those of a macro-architecture have none. A block in the middle counts as a first."""
-    codes = tuple(map(str, space.code_bits))
-    lists = {
-        "attention": space.attentions,
-        "aggregation": space.aggregations,
-        "activation": space.activations,
-        "width": tuple(map(str, space.widths)),
-        "heads": tuple(map(str, space.heads)),
-        "shortcut": space.shortcuts,
-        "linear_weight_format": space.weight_formats,
-        "attention_weight_format": space.weight_formats,
-        "words": tuple(
-            str(max(1, round(SHARES * (count or space.num_features) / space.num_features)) / SHARES)
-            for count in space.word_counts
-        ),
-    }
+    shares = (SHARES * (count or space.num_features) / space.num_features for count in space.word_counts)
+    lists = space.option_names() | {"words": tuple(str(max(1, round(share)) / SHARES) for share in shares)}
     macro = len(space.macro_genes())
     for place, (name, count) in enumerate(space.genes()):
         group, _, choice = name.rpartition(".")
         where = INPUT_GROUP if group == INPUT_GROUP else "last" if group == f"layer{space.depth - 1}" else "first"
-        options = () if place < macro else tuple((where, choice, one) for one in lists.get(choice, codes)[:count])
+        options = () if place < macro else tuple((where, choice, one) for one in lists[choice][:count])
         yield name, options
 
 

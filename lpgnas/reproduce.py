@@ -231,7 +231,8 @@ class Reproduction:
         return self._manual(entry, run) if entry.kind == "manual" else self._pdnas(entry, run)
 
     def _run(self, config: RunConfig) -> Run:
-        return Run(self._work / key_of({"lpgnas": __version__, **asdict(config)}), config, self._data_root)
+        decides = {"lpgnas": __version__, "teacher": recipe(), "known_effects": effects_digest()}
+        return Run(self._work / key_of({**decides, **asdict(config)}), config, self._data_root)
 
     def _whole(self, config: RunConfig) -> Run:
         run = self._run(config)

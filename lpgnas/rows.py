@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -31,3 +33,7 @@ class Rows:
         made = pd.DataFrame([line])
         self.table = made if self.table.empty else pd.concat([self.table, made], ignore_index=True)
         write_atomic(self._target, self.table.to_csv(index=False, lineterminator="\n"))
+
+    def current(self, key: Callable[[dict[str, Any]], str]) -> pd.DataFrame:
+        """The rows that were measured as `key` says today that a row of such columns is; others stay in the file."""
+        return self.table[[row["key"] == key(row) for row in self.table.to_dict("records")]]

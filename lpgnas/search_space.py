@@ -25,6 +25,8 @@ MAX_ROUTED_BLOCKS = 5
 INPUT_GROUP = "input"
 """Group of the genes that all blocks share."""
 WORDS_GENE = f"{INPUT_GROUP}.words"
+CODED = (Component.MESSAGE, Component.SCORE, Component.AGGREGATE, Component.ACTIVATION)
+"""Components whose formats are numbers of bits."""
 MACRO_TRIES = 50
 """Uniform draws of macro genes before those that fit are listed."""
 
@@ -208,6 +210,25 @@ class SearchSpace:
             }
             result += [(f"layer{index}.{name}", count) for name, count in layer.items()]
         return tuple(result)
+
+    def option_names(self) -> dict[str, tuple[str, ...]]:
+        """Names of the options of every choice, by what a gene's name ends in; a gene has the first of them.
+
+        Those of a macro-architecture are not among them.
+        """
+        weights, codes = self.weight_formats, tuple(map(str, self.code_bits))
+        return {
+            "words": tuple(map(str, self.word_counts)),
+            "attention": self.attentions,
+            "aggregation": self.aggregations,
+            "activation": self.activations,
+            "width": tuple(map(str, self.widths)),
+            "heads": tuple(map(str, self.heads)),
+            "shortcut": self.shortcuts,
+            _format_gene(Component.LINEAR_WEIGHT): weights,
+            _format_gene(Component.ATTENTION_WEIGHT): weights,
+            **{_format_gene(component): codes for component in CODED},
+        }
 
     def size(self) -> int:
         """Number of choice vectors (several may name one model: a choice without effect counts)."""

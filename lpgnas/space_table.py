@@ -111,20 +111,7 @@ class SpaceSize:
     def options(self) -> dict[str, tuple[str, ...]]:
         """Names of the options of every choice, by the name of the choice within a block."""
         space = self.space
-        codes, weights = tuple(map(str, space.code_bits)), space.weight_formats
-        known = {
-            "blocks": tuple(map(str, space.blocks)),
-            "words": tuple(map(str, space.word_counts)),
-            "attention": space.attentions,
-            "aggregation": space.aggregations,
-            "activation": space.activations,
-            "width": tuple(map(str, space.widths)),
-            "heads": tuple(map(str, space.heads)),
-            "shortcut": space.shortcuts,
-            "linear_weight_format": weights,
-            "attention_weight_format": weights,
-            **{f"{name}_format": codes for name in ("message", "score", "aggregate", "activation")},
-        }
+        known = {"blocks": tuple(map(str, space.blocks)), **space.option_names()}
         found = {}
         for name, _ in space.genes():
             choice = name.split(".")[-1]
