@@ -12,6 +12,10 @@ def row(place: int, setting: str) -> dict[str, object]:
     return {"key": key_of(facts), "place": place, "value": 0.1 * place}
 
 
+def current_places(rows: Rows, setting: str) -> list[int]:
+    return list(rows.current(lambda one: key_of({"place": one["place"], "setting": setting}))["place"])
+
+
 def test_rows_are_kept_and_found_again(tmp_path: Path) -> None:
     rows = Rows(tmp_path / "rows.csv")
     for place in range(3):
@@ -25,7 +29,7 @@ def test_rows_of_other_settings_are_not_current(tmp_path: Path) -> None:
     rows = Rows(tmp_path / "rows.csv")
     for place, setting in ((0, "a"), (0, "b"), (1, "b")):
         rows.add(row(place, setting))
-    for setting, places in (("a", [0]), ("b", [0, 1]), ("c", [])):
-        found = rows.current(lambda one, setting=setting: key_of({"place": one["place"], "setting": setting}))
-        assert list(found["place"]) == places
+    assert current_places(rows, "a") == [0]
+    assert current_places(rows, "b") == [0, 1]
+    assert current_places(rows, "c") == []
     assert len(Rows(tmp_path / "rows.csv").table) == 3
