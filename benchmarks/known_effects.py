@@ -8,7 +8,8 @@ models of two blocks over all operators and formats, mostly those of the default
 of them drawn under a random limit of their buffers, and rated on selection nodes as a search does: once with a teacher
 and once without. No real graph takes part. Ratings become normal scores within a graph; one Bayesian linear model over
 all graphs, in which neighbouring numbers have similar effects, gives a column of the table. Trials are appended to
-`benchmarks/results/known_effects.csv`; what is there is not measured again. The table is written to
+`benchmarks/results/known_effects.csv`; what is there is not measured again, whatever became of teachers since: those of
+the rows had no term for the balance of classes. The table is written to
 `lpgnas/data/known_effects.csv`; `--check FOLDER` also tells how well it ranks random models of real graphs.
 """
 
@@ -46,7 +47,7 @@ from lpgnas.search_space import Choices, SearchSpace
 from lpgnas.space_options import space_arguments
 from lpgnas.strategy import Candidate, Rung, Task, rate_candidate
 from lpgnas.supernet import train_supernet
-from lpgnas.teachers import recipe, soft_labels, usual_share
+from lpgnas.teachers import soft_labels, usual_share
 from lpgnas.training import transductive_data
 
 GRAPHS, MODELS = 6, 120
@@ -197,7 +198,7 @@ class Judged:
             "usual": USUAL_SHARE,
             "lists": {name: list(map(str, options)) for name, options in LISTS.items()},
             "training": asdict(SETTINGS),
-            "teacher": {**asdict(TEACHER), **recipe()} if self.taught else None,
+            "teacher": asdict(TEACHER) if self.taught else None,
         }
         for number, choices in enumerate(drawn_models(self.graph, self.models, self.seed)):
             facts = {"graph": self.graph.name, "labels": self.labels, "taught": self.taught, "seed": self.seed}

@@ -147,6 +147,15 @@ class RunConfig:
         self._check_strategy()
         self._check_space()
         self._check_limits()
+        self._check_files()
+
+    def _check_files(self) -> None:
+        if self.teacher_file and not self.distillation:
+            raise ConfigError(f"teacher_file is {self.teacher_file!r}, but distillation is off; leave one of them out")
+        searched = self.strategy == "feasible" and not self.spec
+        if self.supernet_file and not searched:
+            why = "the spec is given" if self.spec else f"the strategy {self.strategy} has no use for it"
+            raise ConfigError(f"supernet_file is {self.supernet_file!r}, but {why}; leave it out")
 
     def _check_limits(self) -> None:
         if "latency_ns" in self.budget() and not self.latency_table:

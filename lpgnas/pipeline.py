@@ -403,7 +403,7 @@ class Run:
         config = self.config
         if config.teacher_file:
             self.teacher()
-        if not config.supernet_file or config.strategy != "feasible":
+        if not config.supernet_file:
             return None
         path = Path(self._located.supernet_file)
         steps = read_supernet(path, space)

@@ -2,8 +2,9 @@
 
 Its members are GCNs of two blocks where nearly every node has a labelled one within their reach. Where labels are few,
 they have to reach further: predict, then propagate (APPNP, Gasteiger et al. 2019), a perceptron on each node's features
-whose logits are spread by personalised PageRank, and which has to say the same of a node whatever is dropped. Where
-labels lie decides, not what they say (docs/search.md has the figures).
+whose logits are spread by personalised PageRank, and which has to say the same of a node whatever is dropped, unless
+labels are so few that it would agree with its own mistakes. Where labels lie decides, not what they say (docs/search.md
+has the figures).
 """
 
 from __future__ import annotations
@@ -31,6 +32,11 @@ WEIGHT_DECAY = 5e-3
 """L2 penalty on the first weight, theirs too; the settings of the models that learn from it do not count."""
 VIEWS, CONSISTENCY = 2, 1.0
 """Draws of dropout in a step, and the weight of their differing, which rises over the first half of the training."""
+BALANCE = 0.3
+"""Weight of the classes' divergence from those of the labels, beside that of the draws' differing: all nodes in one
+class are consistent too."""
+CONSISTENT_FROM = 0.01
+"""Consistency is asked for where at least this share of the nodes has a label."""
 VIEW_SEEDS = 500
 """From the seed of one draw to that of the next; members have seeds in a row."""
 CONFIDENCE = 0.95
@@ -83,6 +89,17 @@ def inconsistency(views: Sequence[Tensor]) -> Tensor:
     return torch.stack([((one - wanted) ** 2).sum(dim=1).mean() for one in classes]).mean()
 
 
+def imbalance(views: Sequence[Tensor], expected: Tensor) -> Tensor:
+    """Kullback-Leibler divergence of the mean class probabilities of all draws and nodes from `expected` [C].
+
+    Args:
+        views: logits [N, C], one for each draw.
+        expected: positive, of sum 1.
+    """
+    mean = torch.stack([torch.softmax(logits, dim=1).mean(dim=0) for logits in views]).mean(dim=0)
+    return (torch.special.xlogy(mean, mean) - mean * expected.log()).sum()
+
+
 class _Perceptron:
     """One hidden layer, spread over a graph."""
 
@@ -109,6 +126,7 @@ class _Ensemble:
     settings: TrainingSettings
     shape: ModelShape
     hidden: int
+    consistent_from: float
 
     def reached(self) -> float:
         """Share of the nodes that have a labelled one within two hops, or are one."""
@@ -125,21 +143,29 @@ class _Ensemble:
         graph, settings = self._graph, self.settings
         torch.manual_seed(seed)
         model = _Perceptron(graph.features.columns, self.hidden, self.shape.num_classes)
-        dropouts = [Dropout(settings.dropout, seed + view * VIEW_SEEDS) for view in range(VIEWS)]
+        consistent = float(self.data.train.double().mean()) >= self.consistent_from
+        views = [Dropout(settings.dropout, seed + view * VIEW_SEEDS) for view in range(VIEWS if consistent else 1)]
         rate = settings.learning_rate
         rest = ParameterGroup((model.second, *model.biases), rate)
         optimizer = Adam([ParameterGroup((model.first,), rate, WEIGHT_DECAY), rest])
         for step in range(settings.epochs):
             optimizer.zero_grad()
-            views = [model.logits(graph, dropout) for dropout in dropouts]
-            losses = [training_loss(view, self.data, settings, None) for view in views]
-            weight = CONSISTENCY * min(1.0, 2.0 * step / settings.epochs)
-            loss = torch.stack(losses).mean() + weight * inconsistency(views)
+            logits = [model.logits(graph, dropout) for dropout in views]
+            loss = torch.stack([training_loss(one, self.data, settings, None) for one in logits]).mean()
+            if consistent:
+                weight = CONSISTENCY * min(1.0, 2.0 * step / settings.epochs)
+                loss = loss + weight * (inconsistency(logits) + BALANCE * imbalance(logits, self._labels))
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
-            for dropout in dropouts:
+            for dropout in views:
                 dropout.next_step()
         return model.logits(graph)
+
+    @cached_property
+    def _labels(self) -> Tensor:
+        """Share [C] of every class among the training labels, none of them 0."""
+        counts = torch.bincount(self.data.labels[self.data.train], minlength=self.shape.num_classes) + 1.0
+        return counts / counts.sum()
 
     @cached_property
     def _graph(self) -> GraphTensors:
@@ -158,6 +184,7 @@ def soft_labels(
     members: int = 3,
     hidden: int = 64,
     gcn_reach: float = GCN_REACH,
+    consistent_from: float = CONSISTENT_FROM,
     confidence: float = CONFIDENCE,
 ) -> Tensor:
     """Mean class probabilities [N, C], sharpened, of full-precision models that saw the training labels only.
@@ -175,6 +202,7 @@ def soft_labels(
         hidden: width of each.
         gcn_reach: share of nodes within two hops of a labelled one from which on members are GCNs; 0 for always, more
             than 1 for never.
+        consistent_from: share of nodes with a label from which on APPNP members have to be consistent; likewise.
         confidence: mean probability of the likeliest class to sharpen them to; 0 for as they are.
 
     Raises:
@@ -185,7 +213,7 @@ def soft_labels(
         raise ConfigError(f"a teacher needs members and labels, got {members} members and {labelled} labels")
     settings = replace(settings, distillation=0.0, early_stopping=False)
     shape = ModelShape(data.graph.num_features, num_classes, row_normalize=row_normalize, input_signed=input_signed)
-    ensemble = _Ensemble(data, settings, shape, hidden)
+    ensemble = _Ensemble(data, settings, shape, hidden, consistent_from)
     train = ensemble.gcn if ensemble.reached() >= gcn_reach else ensemble.appnp
     total = torch.zeros(data.graph.num_nodes, num_classes)
     for member in range(members):
@@ -201,6 +229,8 @@ def recipe() -> dict[str, float]:
         "weight_decay": WEIGHT_DECAY,
         "views": VIEWS,
         "consistency": CONSISTENCY,
+        "balance": BALANCE,
+        "consistent_from": CONSISTENT_FROM,
         "confidence": CONFIDENCE,
         "gcn_reach": GCN_REACH,
     }

@@ -55,6 +55,9 @@ def test_budget() -> None:
         ({"split_seed": -1}, "split_seed is -1"),
         ({"max_degree": -1}, "max_degree is -1"),
         ({"buffer_budget": "3"}, "buffer budget: cannot read '3'"),
+        ({"teacher_file": "t.npz", "distillation": False}, "teacher_file is 't.npz', but distillation is off"),
+        ({"supernet_file": "s.csv", "strategy": "random"}, "supernet_file is 's.csv', but the strategy random has no"),
+        ({"supernet_file": "s.csv", "spec": "spec.json"}, "supernet_file is 's.csv', but the spec is given"),
     ],
 )
 def test_values_that_are_refused(changes: dict[str, Any], message: str) -> None:

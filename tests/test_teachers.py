@@ -16,7 +16,7 @@ from lpgnas.graph import Graph
 from lpgnas.graph_tensors import graph_tensors
 from lpgnas.manual_models import ModelShape, manual_spec
 from lpgnas.number_formats import Rounding
-from lpgnas.teachers import GCN_REACH, inconsistency, sharpened, soft_labels, spread_logits, usual_share
+from lpgnas.teachers import GCN_REACH, imbalance, inconsistency, sharpened, soft_labels, spread_logits, usual_share
 from lpgnas.training import TrainingData, TrainingSettings, train_model, transductive_data
 
 SETTINGS = TrainingSettings(epochs=10, distillation=0.0)
@@ -27,7 +27,7 @@ def small_data(graph: Graph) -> TrainingData:
     return transductive_data(graph, nodes < 30, (nodes >= 30) & (nodes < 40))
 
 
-def taught(graph: Graph, reach: float = GCN_REACH) -> Tensor:
+def taught(graph: Graph, reach: float = GCN_REACH, consistent_from: float = 0.0) -> Tensor:
     return soft_labels(
         small_data(graph),
         SETTINGS,
@@ -37,6 +37,7 @@ def taught(graph: Graph, reach: float = GCN_REACH) -> Tensor:
         num_classes=runs.CLASSES,
         members=2,
         gcn_reach=reach,
+        consistent_from=consistent_from,
     )
 
 
@@ -69,6 +70,34 @@ def test_consistency_has_a_part_in_propagating_teachers_only(monkeypatch: pytest
     monkeypatch.setattr("lpgnas.teachers.CONSISTENCY", 0.0)
     without = [taught(graph, reach) for reach in (0.0, 2.0)]
     assert torch.equal(with_it[0], without[0]) and not torch.allclose(with_it[1], without[1], atol=1e-4)
+
+
+def test_few_labels_ask_for_no_consistency(monkeypatch: pytest.MonkeyPatch) -> None:
+    graph = runs.small_graph()
+    share = 30 / runs.NODES
+    asked = taught(graph, 2.0, share)
+    assert torch.equal(asked, taught(graph, 2.0)) and not torch.equal(asked, taught(graph, 2.0, share + 1e-6))
+    monkeypatch.setattr("lpgnas.teachers.inconsistency", None)  # nobody asks
+    monkeypatch.setattr("lpgnas.teachers.imbalance", None)
+    taught(graph, 2.0, share + 1e-6)
+
+
+def test_consistent_teachers_keep_the_balance_of_the_labels(monkeypatch: pytest.MonkeyPatch) -> None:
+    graph, means = runs.small_graph(), []
+    wanted = torch.full((runs.CLASSES,), 1.0 / runs.CLASSES)
+    for balance in (0.0, 30.0):
+        monkeypatch.setattr("lpgnas.teachers.BALANCE", balance)
+        means.append(float((taught(graph, 2.0).mean(dim=0) - wanted).abs().max()))
+    assert means[1] < means[0]
+
+
+def test_imbalance_is_the_divergence_of_mean_classes() -> None:
+    even, expected = torch.zeros(6, 2), torch.tensor([0.25, 0.75])
+    divergence = 0.5 * np.log(0.5 / 0.25) + 0.5 * np.log(0.5 / 0.75)
+    assert float(imbalance([even, even], expected)) == pytest.approx(divergence)
+    certain = torch.tensor([[200.0, 0.0], [0.0, 200.0]])
+    assert float(imbalance([certain], torch.tensor([0.5, 0.5]))) == pytest.approx(0.0, abs=1e-6)
+    assert float(imbalance([certain[:1]], expected)) == pytest.approx(np.log(4.0))  # no probability is no error
 
 
 def test_inconsistency_is_the_distance_from_the_sharpened_mean() -> None:
