@@ -1,13 +1,12 @@
-"""Which teacher: GCNs or APPNP, sharpened or not, themselves and what models of 16 units learn from them.
+"""Which teacher: GCNs, APPNP, or APPNP that has to be consistent, and what its students gain by sharpening.
 
     python -m benchmarks.teachers --seeds 4 --data-root FOLDER
 
-On splits drawn anew: `few` has 20 training labels a class like the public split, `many` 60 % of the nodes like the
-fully supervised one. The public test nodes take no part in either; 250 nodes stop early, and accuracies are those of
-the other nodes, so that the choice of a teacher has seen no node that the public table tests on. Each row is a teacher
-of three members, and for each format the mean of two students that learn from it as in a run; `not sharpened` is the
-kind that a run takes, its probabilities as they are. Rows are appended to `benchmarks/results/teachers.csv`; what is
-there is not measured again.
+On splits drawn anew with some training labels a class. The public test nodes take no part; 250 nodes stop early, and
+accuracies are those of the other nodes, so that the choice of a teacher has seen no node that the public table tests
+on. Each row is a teacher of three members. Of the kind that a run takes on such a split, students of 16 units learn as
+in a run: from its probabilities sharpened and as they are. Rows are appended to `benchmarks/results/teachers.csv`;
+what is there is not measured again.
 """
 
 from __future__ import annotations
@@ -25,114 +24,147 @@ from benchmarks import RESULTS
 from lpgnas.config import RunConfig
 from lpgnas.datasets import load_dataset
 from lpgnas.graph import BoolArray, Graph
+from lpgnas.graph_tensors import graph_tensors
 from lpgnas.manual_models import ModelShape, UniformFormats, manual_spec
 from lpgnas.pipeline import EVALUATE_EVERY
 from lpgnas.preparation import search_space
 from lpgnas.report import markdown_table
 from lpgnas.rows import Rows, key_of
-from lpgnas.teachers import CONFIDENCE, GCN_REACH, recipe, soft_labels, usual_share
+from lpgnas.teachers import CONFIDENCE, CONSISTENT_FROM, GCN_REACH, recipe, sharpened, soft_labels, usual_share
 from lpgnas.training import TrainingSettings, train_model, transductive_data
 
 DATASETS = ("planetoid/Cora", "planetoid/CiteSeer", "planetoid/PubMed")
+GCN, APPNP, CONSISTENT = "GCN", "APPNP", "APPNP, consistent"
+KINDS = {GCN: (0.0, 0.0), APPNP: (2.0, 2.0), CONSISTENT: (2.0, 0.0)}
+"""Shares of nodes from which on GCNs teach (those that labels reach), and consistently (those with labels)."""
+LABELS = (3, 20, 100)
+"""Training labels a class."""
 FLAT = "not sharpened"
-KINDS = {"GCN": (0.0, CONFIDENCE), "APPNP": (2.0, CONFIDENCE), FLAT: (GCN_REACH, 0.0)}
-"""Kinds of teachers: the reach from which on GCNs teach, and how sure they are made."""
-SPLITS = {"few": "APPNP", "many": "GCN"}
-"""Numbers of labels, and the kind that a run takes."""
-STUDENTS = {"W1A8": ("binary", 8), "W1A4": ("binary", 4), "W4A4": ("fixed4", 4)}
+STUDENTS = {"W1A8": ("binary", 8), "W4A4": ("fixed4", 4)}
+CONFIDENCES = {"": CONFIDENCE, f", {FLAT}": 0.0}
 SETTINGS = TrainingSettings(learning_rate=0.03, evaluate_every=EVALUATE_EVERY)
 TEACHER = replace(SETTINGS, epochs=100, distillation=0.0)
-STOP, TRIES, HIDDEN = 250, 2, 16
+STOP, HIDDEN = 250, 16
 
 
-def drawn_split(graph: Graph, split: str, seed: int) -> tuple[BoolArray, BoolArray, BoolArray]:
-    """Training, early-stopping and measured nodes, none of them a public test node."""
+def drawn_split(graph: Graph, labels: int | None, seed: int) -> tuple[BoolArray, BoolArray, BoolArray]:
+    """Training, early-stopping and measured nodes, none of them a public test node.
+
+    Args:
+        graph: with labels and a public split.
+        labels: training labels a class; None for 60 % of the nodes.
+        seed: of the draw.
+    """
     if graph.y is None or graph.masks is None:
         raise ValueError(f"{graph.name} has no labels or no public split")
     order = np.random.default_rng(100 + seed).permutation(np.flatnonzero(~graph.masks.test))
-    if split == "few":
-        train = np.concatenate([order[graph.y[order] == label][:20] for label in range(graph.num_classes)])
-    else:
+    if labels is None:
         train = order[: len(order) * 6 // 10]
+    else:
+        train = np.concatenate([order[graph.y[order] == one][:labels] for one in range(graph.num_classes)])
     rest = order[~np.isin(order, train)]
     masks = [np.isin(np.arange(graph.num_nodes), part) for part in (train, rest[:STOP], rest[STOP:])]
     return masks[0], masks[1], masks[2]
 
 
-def measure(graph: Graph, split: str, kind: str, seed: int) -> dict[str, float]:
-    """Accuracies of a teacher and of its students."""
-    train, stop, measured = drawn_split(graph, split, seed)
+def measure(graph: Graph, labels: int, kind: str, seed: int) -> dict[str, float]:
+    """Accuracies of a teacher and, of the kind that a run takes, of its students."""
+    train, stop, measured = drawn_split(graph, labels, seed)
     data, shape = transductive_data(graph, train, stop), ModelShape.of(search_space(graph, RunConfig(graph.name)))
-    reach, confidence = KINDS[kind]
-    soft = soft_labels(
-        data,
-        TEACHER,
-        seed,
-        row_normalize=shape.row_normalize,
-        input_signed=shape.input_signed,
-        num_classes=graph.num_classes,
-        gcn_reach=reach,
-        confidence=confidence,
-    )
+    reach, consistent = KINDS[kind]
+
+    def teacher(confidence: float) -> Tensor:
+        return soft_labels(
+            data,
+            TEACHER,
+            seed,
+            row_normalize=shape.row_normalize,
+            input_signed=shape.input_signed,
+            num_classes=graph.num_classes,
+            gcn_reach=reach,
+            consistent_from=consistent,
+            confidence=confidence,
+        )
 
     def accuracy(logits: Tensor) -> float:
         return float((logits.argmax(dim=1).numpy() == graph.y)[measured].mean())
 
-    result, settings = {"teacher": accuracy(soft)}, replace(SETTINGS, distillation=usual_share(data.train))
-    for name, (weights, bits) in STUDENTS.items():
-        spec, found = manual_spec("gcn", shape, HIDDEN, UniformFormats.of(weights, bits)), []
-        for attempt in range(TRIES):
-            model = train_model(spec, data, settings, seed * 10 + attempt, teacher=soft).model
+    flat = teacher(0.0)
+    result, settings = {"teacher": accuracy(flat)}, replace(SETTINGS, distillation=usual_share(data.train))
+    if kind != usual_kind(graph, shape, train):
+        return result
+    for label, confidence in CONFIDENCES.items():
+        soft = sharpened(flat, confidence) if confidence else flat
+        for name, (weights, bits) in STUDENTS.items():
+            spec = manual_spec("gcn", shape, HIDDEN, UniformFormats.of(weights, bits))
+            model = train_model(spec, data, settings, seed, teacher=soft).model
             with torch.no_grad():
-                found.append(accuracy(model(data.tensors(model, stop=False))))
-        result[name] = float(np.mean(found))
+                result[name + label] = accuracy(model(data.tensors(model, stop=False)))
     return result
+
+
+def usual_kind(graph: Graph, shape: ModelShape, train: BoolArray) -> str:
+    """What a run takes where `train` [N] have labels."""
+    tensors = graph_tensors(graph, None, shape.rounding, row_normalize=shape.row_normalize)
+    if len(tensors.around(train, 2).nodes) >= GCN_REACH * graph.num_nodes:
+        return GCN
+    return CONSISTENT if train.mean() >= CONSISTENT_FROM else APPNP
 
 
 def run(seeds: int, data_root: Path | None, target: Path) -> pd.DataFrame:
     """Measure what `target` does not hold yet, saving after every row; returns the rows of these settings."""
     torch.set_num_threads(1)
-    rows, keys = Rows(target), []
-    settings: dict[str, object] = {
-        "teacher": asdict(TEACHER),
-        "student": asdict(SETTINGS),
-        "recipe": recipe(),
-    }
-    settings |= {"students": STUDENTS, "tries": TRIES}
+    rows = Rows(target)
     for seed in range(seeds):
         for dataset in DATASETS:
             graph = load_dataset(dataset, data_root)
-            for split in SPLITS:
+            for labels in LABELS:
                 for kind in KINDS:
-                    facts = {"dataset": dataset, "split": split, "kind": kind, "seed": seed}
-                    keys.append(key := key_of({**facts, **settings}))
+                    key = row_key(dataset, labels, kind, seed)
                     if key not in rows:
-                        measured = measure(graph, split, kind, seed)
-                        rows.add({"key": key, **facts, **{name: round(value, 6) for name, value in measured.items()}})
+                        measured = measure(graph, labels, kind, seed)
+                        facts = {"key": key, "dataset": dataset, "labels": labels, "kind": kind, "seed": seed}
+                        rows.add({**facts, **{name: round(value, 6) for name, value in measured.items()}})
                         print(facts, {name: f"{100 * value:.1f}" for name, value in measured.items()}, flush=True)
-    return rows.table[rows.table["key"].isin(keys)]
+    return rows.current(lambda row: row_key(row["dataset"], row["labels"], row["kind"], row["seed"]))
+
+
+def row_key(dataset: str, labels: int, kind: str, seed: int) -> str:
+    """Hash of everything that decides a row."""
+    facts: dict[str, object] = {"dataset": dataset, "labels": labels, "kind": kind, "seed": seed, "recipe": recipe()}
+    return key_of({**facts, "teacher": asdict(TEACHER), "student": asdict(SETTINGS), "students": STUDENTS})
 
 
 def summary(table: pd.DataFrame) -> str:
-    """Means over the splits, and the paired differences with their standard errors, as Markdown."""
-    columns = ["teacher", *STUDENTS]
-    lines = []
-    for (dataset, split), part in table.groupby(["dataset", "split"], sort=False):
-        by_kind = {kind: one.set_index("seed")[columns] * 100 for kind, one in part.groupby("kind")}
+    """Means over the splits, and paired differences with their standard errors, as Markdown."""
+    lines, gains = [], []
+    for (dataset, labels), part in table.groupby(["dataset", "labels"], sort=False):
+        by_kind = {kind: one.set_index("seed").drop(columns=["key"]) for kind, one in part.groupby("kind")}
         if set(by_kind) != set(KINDS):
             continue
+        teachers = {kind: 100 * one["teacher"] for kind, one in by_kind.items()}
+        means = [f"{teachers[kind].mean():.1f}" for kind in KINDS]
+        pairs = [teachers[APPNP] - teachers[GCN], teachers[CONSISTENT] - teachers[APPNP]]
+        lines.append([dataset, labels, len(teachers[APPNP].dropna()), *means, *map(_with_error, pairs)])
         for kind, one in by_kind.items():
-            lines.append([dataset, split, kind, len(one), *(f"{one[column].mean():.1f}" for column in columns)])
-        usual = SPLITS[str(split)]
-        for better, worse in (("APPNP", "GCN"), (usual, FLAT)):
-            gain = (by_kind[better] - by_kind[worse]).dropna()
-            errors = gain.std(ddof=1) / np.sqrt(len(gain))
-            cells = [f"{gain[column].mean():+.1f} ± {errors[column]:.1f}" for column in columns]
-            lines.append([dataset, split, f"{better} - {worse}", len(gain), *cells])
-    header = ["graph", "labels", "teachers", "splits", "teacher %", *(f"{name} student %" for name in STUDENTS)]
-    return "Made by `python -m benchmarks.teachers`; differences with standard errors.\n\n" + markdown_table(
-        header, lines
+            students = one.dropna(axis=1, how="all")
+            if f"{next(iter(STUDENTS))}, {FLAT}" in students:
+                differences = [100 * (students[name] - students[f"{name}, {FLAT}"]) for name in STUDENTS]
+                accuracies = [f"{100 * students[name].mean():.1f}" for name in STUDENTS]
+                gains.append([dataset, labels, kind, *accuracies, *map(_with_error, differences)])
+    teachers_header = ["graph", "labels a class", "splits", *(f"{kind} %" for kind in KINDS), "APPNP - GCN"]
+    students_header = ["graph", "labels a class", "teacher", *(f"{name} student %" for name in STUDENTS)]
+    return (
+        "Made by `python -m benchmarks.teachers`; means over splits, differences with standard errors.\n\n"
+        + markdown_table([*teachers_header, "consistent - APPNP"], lines)
+        + "\nStudents of the kind that a run takes, and what sharpening its probabilities is worth to them:\n\n"
+        + markdown_table([*students_header, *(f"sharpened, {name}" for name in STUDENTS)], gains)
     )
+
+
+def _with_error(values: pd.Series[float]) -> str:
+    error = float(values.std(ddof=1)) / float(np.sqrt(len(values)))
+    return f"{values.mean():+.1f} ± {error:.1f}"
 
 
 def main() -> None:

@@ -97,7 +97,8 @@ def imbalance(views: Sequence[Tensor], expected: Tensor) -> Tensor:
         expected: positive, of sum 1.
     """
     mean = torch.stack([torch.softmax(logits, dim=1).mean(dim=0) for logits in views]).mean(dim=0)
-    return (torch.special.xlogy(mean, mean) - mean * expected.log()).sum()
+    divergence: Tensor = (torch.special.xlogy(mean, mean) - mean * expected.log()).sum()
+    return divergence
 
 
 class _Perceptron:
