@@ -36,7 +36,7 @@ from lpgnas.report_files import write_reports
 from lpgnas.results import STAGES
 from lpgnas.space_table import SpaceSize
 from lpgnas.spec import ModelSpec
-from lpgnas.sweeps import TABLE, Sweep, SweepConfig, list_key
+from lpgnas.sweeps import TABLE, Sweep, SweepConfig, SweepPoint, list_key
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -234,13 +234,15 @@ class SweepResult:
         self.folder = made.folder
 
     def __repr__(self) -> str:
-        return f"<SweepResult in {str(self.folder)!r}: {len(self.runs)} runs>"
+        return f"<SweepResult in {str(self.folder)!r}: {len(self._made())} runs>"
 
     @property
     def runs(self) -> dict[str, RunResult]:
         """The runs of feasible points by the names of their folders."""
-        points = self._sweep.config.points()
-        return {one.name: RunResult(self._sweep.point_run(one)) for one in points if (self.folder / one.name).exists()}
+        return {one.name: RunResult(self._sweep.point_run(one)) for one in self._made()}
+
+    def _made(self) -> list[SweepPoint]:
+        return [one for one in self._sweep.config.points() if (self.folder / one.name).exists()]
 
     @property
     def table(self) -> pd.DataFrame:
