@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import asdict, replace
+from itertools import product
 from pathlib import Path
 
 import pandas as pd
@@ -69,7 +70,7 @@ def run(names: list[str], datasets: list[str], seeds: int, data_root: Path | Non
                 measured = {what: round(value, 5) for what, value in setting.searched(VARIANTS[name]).items()}
                 rows.add({"key": keys[name], "dataset": dataset, "variant": name, "seed": split_seed, **measured})
                 print(f"{dataset} {name} split {split_seed}: {measured}", flush=True)
-    return rows.current(lambda row: row_key(row["dataset"], row["variant"], row["seed"]))
+    return rows.among(row_key(*one) for one in product(BUDGETS, VARIANTS, rows.seeds()))
 
 
 def row_key(dataset: str, name: str, split_seed: int) -> str:

@@ -16,6 +16,7 @@ import argparse
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -130,7 +131,7 @@ def run(
                 facts = {"key": keys[name], "dataset": dataset, "strategy": name, "seed": seed}
                 rows.add({**facts, **{what: round(value, 5) for what, value in measured.items()}})
                 print(f"{dataset} {name} seed {seed}: {measured}", flush=True)
-    return rows.current(lambda row: row_key(row["dataset"], row["strategy"], row["seed"]))
+    return rows.among(row_key(*one) for one in product(BUDGETS, STRATEGIES, rows.seeds()))
 
 
 def row_key(dataset: str, name: str, seed: int) -> str:

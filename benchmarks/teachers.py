@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import asdict, replace
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -21,22 +22,28 @@ import torch
 from torch import Tensor
 
 from benchmarks import RESULTS
+from lpgnas import __version__
 from lpgnas.config import RunConfig
 from lpgnas.datasets import load_dataset
 from lpgnas.graph import BoolArray, Graph
-from lpgnas.graph_tensors import graph_tensors
 from lpgnas.manual_models import ModelShape, UniformFormats, manual_spec
 from lpgnas.pipeline import EVALUATE_EVERY
 from lpgnas.preparation import search_space
 from lpgnas.report import markdown_table
 from lpgnas.rows import Rows, key_of
-from lpgnas.teachers import CONFIDENCE, CONSISTENT_FROM, GCN_REACH, recipe, sharpened, soft_labels, usual_share
+from lpgnas.teachers import BALANCE, CONFIDENCE, Kind, recipe, sharpened, soft_labels, usual_kind, usual_share
 from lpgnas.training import TrainingSettings, train_model, transductive_data
 
 DATASETS = ("planetoid/Cora", "planetoid/CiteSeer", "planetoid/PubMed")
-GCN, APPNP, CONSISTENT = "GCN", "APPNP", "APPNP, consistent"
-KINDS = {GCN: (0.0, 0.0), APPNP: (2.0, 2.0), CONSISTENT: (2.0, 0.0)}
-"""Shares of nodes from which on GCNs teach (those that labels reach), and consistently (those with labels)."""
+UNBALANCED = "consistent APPNP, not balanced"
+KINDS: dict[str, tuple[Kind, float]] = {
+    "GCN": ("GCN", 0.0),
+    "APPNP": ("APPNP", 0.0),
+    UNBALANCED: ("consistent APPNP", 0.0),
+    "consistent APPNP": ("consistent APPNP", BALANCE),
+}
+"""Kinds of members, and the weight of the balance of classes."""
+PAIRS = (("APPNP", "GCN"), (UNBALANCED, "APPNP"), ("consistent APPNP", "APPNP"))
 LABELS = (3, 20, 100)
 """Training labels a class."""
 FLAT = "not sharpened"
@@ -71,44 +78,34 @@ def measure(graph: Graph, labels: int, kind: str, seed: int) -> dict[str, float]
     """Accuracies of a teacher and, of the kind that a run takes, of its students."""
     train, stop, measured = drawn_split(graph, labels, seed)
     data, shape = transductive_data(graph, train, stop), ModelShape.of(search_space(graph, RunConfig(graph.name)))
-    reach, consistent = KINDS[kind]
+    members, balance = KINDS[kind]
 
-    def teacher(confidence: float) -> Tensor:
-        return soft_labels(
-            data,
-            TEACHER,
-            seed,
-            row_normalize=shape.row_normalize,
-            input_signed=shape.input_signed,
-            num_classes=graph.num_classes,
-            gcn_reach=reach,
-            consistent_from=consistent,
-            confidence=confidence,
-        )
+    flat = soft_labels(
+        data,
+        TEACHER,
+        seed,
+        row_normalize=shape.row_normalize,
+        input_signed=shape.input_signed,
+        num_classes=graph.num_classes,
+        kind=members,
+        balance=balance,
+        confidence=0.0,
+    )
 
     def accuracy(logits: Tensor) -> float:
         return float((logits.argmax(dim=1).numpy() == graph.y)[measured].mean())
 
-    flat = teacher(0.0)
     result, settings = {"teacher": accuracy(flat)}, replace(SETTINGS, distillation=usual_share(data.train))
-    if kind != usual_kind(graph, shape, train):
+    if kind != usual_kind(data, shape):
         return result
     for label, confidence in CONFIDENCES.items():
-        soft = sharpened(flat, confidence) if confidence else flat
+        soft = sharpened(flat, confidence)
         for name, (weights, bits) in STUDENTS.items():
             spec = manual_spec("gcn", shape, HIDDEN, UniformFormats.of(weights, bits))
             model = train_model(spec, data, settings, seed, teacher=soft).model
             with torch.no_grad():
                 result[name + label] = accuracy(model(data.tensors(model, stop=False)))
     return result
-
-
-def usual_kind(graph: Graph, shape: ModelShape, train: BoolArray) -> str:
-    """What a run takes where `train` [N] have labels."""
-    tensors = graph_tensors(graph, None, shape.rounding, row_normalize=shape.row_normalize)
-    if len(tensors.around(train, 2).nodes) >= GCN_REACH * graph.num_nodes:
-        return GCN
-    return CONSISTENT if train.mean() >= CONSISTENT_FROM else APPNP
 
 
 def run(seeds: int, data_root: Path | None, target: Path) -> pd.DataFrame:
@@ -126,45 +123,45 @@ def run(seeds: int, data_root: Path | None, target: Path) -> pd.DataFrame:
                         facts = {"key": key, "dataset": dataset, "labels": labels, "kind": kind, "seed": seed}
                         rows.add({**facts, **{name: round(value, 6) for name, value in measured.items()}})
                         print(facts, {name: f"{100 * value:.1f}" for name, value in measured.items()}, flush=True)
-    return rows.current(lambda row: row_key(row["dataset"], row["labels"], row["kind"], row["seed"]))
+    return rows.among(row_key(*one) for one in product(DATASETS, LABELS, KINDS, rows.seeds()))
 
 
 def row_key(dataset: str, labels: int, kind: str, seed: int) -> str:
     """Hash of everything that decides a row."""
     facts: dict[str, object] = {"dataset": dataset, "labels": labels, "kind": kind, "seed": seed, "recipe": recipe()}
-    return key_of({**facts, "teacher": asdict(TEACHER), "student": asdict(SETTINGS), "students": STUDENTS})
+    facts |= {"teacher": asdict(TEACHER), "student": asdict(SETTINGS), "stop": STOP, "lpgnas": __version__}
+    return key_of({**facts, "members": KINDS[kind], "students": STUDENTS, "hidden": HIDDEN, "to": CONFIDENCES})
 
 
 def summary(table: pd.DataFrame) -> str:
-    """Means over the splits, and paired differences with their standard errors, as Markdown."""
+    """Means over the splits that all kinds have, and paired differences with their standard errors, as Markdown."""
     lines, gains = [], []
     for (dataset, labels), part in table.groupby(["dataset", "labels"], sort=False):
-        by_kind = {kind: one.set_index("seed").drop(columns=["key"]) for kind, one in part.groupby("kind")}
-        if set(by_kind) != set(KINDS):
+        teachers = (
+            100 * part.pivot(index="seed", columns="kind", values="teacher").reindex(columns=list(KINDS)).dropna()
+        )
+        if not len(teachers):
             continue
-        teachers = {kind: 100 * one["teacher"] for kind, one in by_kind.items()}
+        differences = [_with_error(teachers[better] - teachers[worse]) for better, worse in PAIRS]
         means = [f"{teachers[kind].mean():.1f}" for kind in KINDS]
-        pairs = [teachers[APPNP] - teachers[GCN], teachers[CONSISTENT] - teachers[APPNP]]
-        lines.append([dataset, labels, len(teachers[APPNP].dropna()), *means, *map(_with_error, pairs)])
-        for kind, one in by_kind.items():
-            students = one.dropna(axis=1, how="all")
-            if f"{next(iter(STUDENTS))}, {FLAT}" in students:
-                differences = [100 * (students[name] - students[f"{name}, {FLAT}"]) for name in STUDENTS]
-                accuracies = [f"{100 * students[name].mean():.1f}" for name in STUDENTS]
-                gains.append([dataset, labels, kind, *accuracies, *map(_with_error, differences)])
-    teachers_header = ["graph", "labels a class", "splits", *(f"{kind} %" for kind in KINDS), "APPNP - GCN"]
-    students_header = ["graph", "labels a class", "teacher", *(f"{name} student %" for name in STUDENTS)]
+        lines.append([dataset, labels, len(teachers), *means, *differences])
+        taught = part.dropna(subset=list(STUDENTS))
+        differences = [_with_error(100 * (taught[name] - taught[f"{name}, {FLAT}"])) for name in STUDENTS]
+        means = [f"{100 * taught[name].mean():.1f}" for name in STUDENTS]
+        gains.append([dataset, labels, " or ".join(taught["kind"].unique()), len(taught), *means, *differences])
+    header = ["graph", "labels a class", "splits", *(f"{kind} %" for kind in KINDS)]
+    students = ["graph", "labels a class", "teacher", "splits", *(f"{name} student %" for name in STUDENTS)]
     return (
-        "Made by `python -m benchmarks.teachers`; means over splits, differences with standard errors.\n\n"
-        + markdown_table([*teachers_header, "consistent - APPNP"], lines)
+        "Made by `python -m benchmarks.teachers`; means over splits, paired differences with standard errors.\n\n"
+        + markdown_table([*header, *(f"{better} - {worse}" for better, worse in PAIRS)], lines)
         + "\nStudents of the kind that a run takes, and what sharpening its probabilities is worth to them:\n\n"
-        + markdown_table([*students_header, *(f"sharpened, {name}" for name in STUDENTS)], gains)
+        + markdown_table([*students, *(f"{name}: sharpened - {FLAT}" for name in STUDENTS)], gains)
     )
 
 
 def _with_error(values: pd.Series[float]) -> str:
-    error = float(values.std(ddof=1)) / float(np.sqrt(len(values)))
-    return f"{values.mean():+.1f} ± {error:.1f}"
+    error = f" ± {values.std(ddof=1) / len(values) ** 0.5:.1f}" if len(values) > 1 else ""
+    return f"{values.mean():+.1f}{error}"
 
 
 def main() -> None:

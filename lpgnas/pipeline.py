@@ -322,6 +322,8 @@ class Run:
         """
         started = time.monotonic()
         self.require_feasible(self.config.budget())  # before the first file is written
+        space, budget = self.space(), self.config.budget()
+        shared = self._shared_supernet(space)
         spec = self._fixed_spec()
         if spec is not None:
             files = self._save_inputs() | self._save(SPEC, spec.to_json())
@@ -329,9 +331,6 @@ class Run:
             return
         config = self.config
         settings = self.search_settings()
-        space, budget = self.space(), config.budget()
-        shared = self._shared_supernet(space)
-        self._given_hashes()  # a given file that is missing is refused before the first file is written
         files = self._save_inputs()
         self._begin_search(space)
         table = TrialTable(self.folder / CANDIDATES)
@@ -406,6 +405,8 @@ class Run:
         if not config.supernet_file:
             return None
         path = Path(self._located.supernet_file)
+        if not path.exists():
+            raise RunFolderError(f"{path}, the supernet_file, is missing")
         steps = read_supernet(path, space)
         if steps is None or len(steps) != config.supernet_steps:
             raise RunFolderError(f"{path} does not hold {config.supernet_steps} supernet steps of this search space")

@@ -210,9 +210,7 @@ class Reproduction:
 
     def rows(self) -> pd.DataFrame:
         """What is measured of the table as it is now; rows of other settings or versions stay in the file unread."""
-        known, most = self._rows.table, int(self._rows.table["seed"].max()) + 1 if len(self._rows.table) else 0
-        keys = {self.key(entry, seed) for entry in self.table.entries for seed in range(most)}
-        return known[known["key"].isin(keys)]
+        return self._rows.among(self.key(entry, seed) for entry in self.table.entries for seed in self._rows.seeds())
 
     # --- measuring ---
 

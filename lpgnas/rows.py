@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
@@ -34,6 +33,10 @@ class Rows:
         self.table = made if self.table.empty else pd.concat([self.table, made], ignore_index=True)
         write_atomic(self._target, self.table.to_csv(index=False, lineterminator="\n"))
 
-    def current(self, key: Callable[[dict[str, Any]], str]) -> pd.DataFrame:
-        """The rows that were measured as `key` says today that a row of such columns is; others stay in the file."""
-        return self.table[[row["key"] == key(row) for row in self.table.to_dict("records")]]
+    def seeds(self) -> range:
+        """All seeds up to the largest one of the rows."""
+        return range(int(self.table["seed"].max()) + 1 if len(self.table) else 0)
+
+    def among(self, keys: Iterable[str]) -> pd.DataFrame:
+        """The rows with these keys: those of other settings or versions stay in the file unread."""
+        return self.table[self.table["key"].isin(set(keys))] if len(self.table) else self.table

@@ -11,8 +11,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
-from typing import Any
+from functools import cached_property, partial
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -26,6 +26,8 @@ from lpgnas.graph_tensors import GraphTensors, Neighbourhood, graph_tensors
 from lpgnas.manual_models import ModelShape, manual_spec
 from lpgnas.training import TrainingData, TrainingSettings, train_model, training_loss
 
+Kind = Literal["GCN", "APPNP", "consistent APPNP"]
+"""Of an ensemble's members."""
 RESTART, HOPS = 0.1, 10
 """Share of a node's own logits in every hop, and the hops, as Gasteiger et al. have them."""
 WEIGHT_DECAY = 5e-3
@@ -97,6 +99,7 @@ def imbalance(views: Sequence[Tensor], expected: Tensor) -> Tensor:
         expected: positive, of sum 1.
     """
     mean = torch.stack([torch.softmax(logits, dim=1).mean(dim=0) for logits in views]).mean(dim=0)
+    mean = mean.clamp_min(torch.finfo(mean.dtype).tiny)  # the logarithm of 0 has no gradient
     divergence: Tensor = (torch.special.xlogy(mean, mean) - mean * expected.log()).sum()
     return divergence
 
@@ -127,11 +130,7 @@ class _Ensemble:
     settings: TrainingSettings
     shape: ModelShape
     hidden: int
-    consistent_from: float
-
-    def reached(self) -> float:
-        """Share of the nodes that have a labelled one within two hops, or are one."""
-        return len(self._graph.around(self.data.train.numpy(), 2).nodes) / self._graph.num_nodes
+    balance: float
 
     def gcn(self, seed: int) -> Tensor:
         """Logits [N, C] of a GCN of two blocks."""
@@ -139,12 +138,11 @@ class _Ensemble:
         logits: Tensor = trained.model(self.data.tensors(trained.model, stop=False))
         return logits
 
-    def appnp(self, seed: int) -> Tensor:
+    def appnp(self, seed: int, *, consistent: bool) -> Tensor:
         """Logits [N, C] of a perceptron, spread."""
         graph, settings = self._graph, self.settings
         torch.manual_seed(seed)
         model = _Perceptron(graph.features.columns, self.hidden, self.shape.num_classes)
-        consistent = float(self.data.train.double().mean()) >= self.consistent_from
         views = [Dropout(settings.dropout, seed + view * VIEW_SEEDS) for view in range(VIEWS if consistent else 1)]
         rate = settings.learning_rate
         rest = ParameterGroup((model.second, *model.biases), rate)
@@ -155,7 +153,7 @@ class _Ensemble:
             loss = torch.stack([training_loss(one, self.data, settings, None) for one in logits]).mean()
             if consistent:
                 weight = CONSISTENCY * min(1.0, 2.0 * step / settings.epochs)
-                loss = loss + weight * (inconsistency(logits) + BALANCE * imbalance(logits, self._labels))
+                loss = loss + weight * (inconsistency(logits) + self.balance * imbalance(logits, self._class_shares))
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             for dropout in views:
@@ -163,15 +161,26 @@ class _Ensemble:
         return model.logits(graph)
 
     @cached_property
-    def _labels(self) -> Tensor:
-        """Share [C] of every class among the training labels, none of them 0."""
+    def _class_shares(self) -> Tensor:
+        """Share [C] of every class among the training labels and one more label each: no share is 0."""
         counts = torch.bincount(self.data.labels[self.data.train], minlength=self.shape.num_classes) + 1.0
         return counts / counts.sum()
 
     @cached_property
     def _graph(self) -> GraphTensors:
-        shape = self.shape
-        return graph_tensors(self.data.graph, None, shape.rounding, row_normalize=shape.row_normalize)
+        return _float_tensors(self.data, self.shape)
+
+
+def _float_tensors(data: TrainingData, shape: ModelShape) -> GraphTensors:
+    return graph_tensors(data.graph, None, shape.rounding, row_normalize=shape.row_normalize)
+
+
+def usual_kind(data: TrainingData, shape: ModelShape) -> Kind:
+    """The kind of teacher for a graph where these nodes have labels."""
+    reached = len(_float_tensors(data, shape).around(data.train.numpy(), 2).nodes) / data.graph.num_nodes
+    if reached >= GCN_REACH:
+        return "GCN"
+    return "consistent APPNP" if float(data.train.double().mean()) >= CONSISTENT_FROM else "APPNP"
 
 
 def soft_labels(
@@ -184,8 +193,8 @@ def soft_labels(
     num_classes: int,
     members: int = 3,
     hidden: int = 64,
-    gcn_reach: float = GCN_REACH,
-    consistent_from: float = CONSISTENT_FROM,
+    kind: Kind | None = None,
+    balance: float = BALANCE,
     confidence: float = CONFIDENCE,
 ) -> Tensor:
     """Mean class probabilities [N, C], sharpened, of full-precision models that saw the training labels only.
@@ -201,9 +210,8 @@ def soft_labels(
         num_classes: C.
         members: of the ensemble.
         hidden: width of each.
-        gcn_reach: share of nodes within two hops of a labelled one from which on members are GCNs; 0 for always, more
-            than 1 for never.
-        consistent_from: share of nodes with a label from which on APPNP members have to be consistent; likewise.
+        kind: of its members; None for the usual one (`usual_kind`).
+        balance: what consistent members pay for classes of other shares than the labels have.
         confidence: mean probability of the likeliest class to sharpen them to; 0 for as they are.
 
     Raises:
@@ -214,8 +222,8 @@ def soft_labels(
         raise ConfigError(f"a teacher needs members and labels, got {members} members and {labelled} labels")
     settings = replace(settings, distillation=0.0, early_stopping=False)
     shape = ModelShape(data.graph.num_features, num_classes, row_normalize=row_normalize, input_signed=input_signed)
-    ensemble = _Ensemble(data, settings, shape, hidden, consistent_from)
-    train = ensemble.gcn if ensemble.reached() >= gcn_reach else ensemble.appnp
+    ensemble, kind = _Ensemble(data, settings, shape, hidden, balance), kind or usual_kind(data, shape)
+    train = ensemble.gcn if kind == "GCN" else partial(ensemble.appnp, consistent=kind == "consistent APPNP")
     total = torch.zeros(data.graph.num_nodes, num_classes)
     for member in range(members):
         total += torch.softmax(train(seed * 1000 + member).detach() / settings.temperature, dim=1)

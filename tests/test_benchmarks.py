@@ -7,9 +7,11 @@ from typing import Any
 
 import pandas as pd
 import pytest
+import runs
 
-from benchmarks import differentiable, input_words, run_time, strategies
+from benchmarks import differentiable, input_words, run_time, strategies, teachers
 from lpgnas.cost_models.spec_cost import spec_cost
+from lpgnas.graph import Graph
 from lpgnas.rows import Rows, key_of
 from lpgnas.strategy import SearchSettings
 
@@ -39,9 +41,9 @@ def test_run_times_take_turns_and_resume(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(run_time, "time_run", timing("ours", 30.0))
     monkeypatch.setattr(run_time, "time_pyg", timing("theirs", 10.0))
     for seeds in (1, 3):
-        run_time.run(["cora"], seeds, None, tmp_path / "rows.csv")
+        rows = run_time.run(["cora"], seeds, None, tmp_path / "rows.csv")
     assert calls == [(what, seed) for seed in range(3) for what in ("ours", "theirs")]
-    text = run_time.summary(pd.read_csv(tmp_path / "rows.csv"))
+    text = run_time.summary(rows)
     assert "cora, split full, 3KiB of weights and 60KiB of buffers:" in text
     assert "| lpgnas run | 3 | 31.0 (30.0 to 32.0) | 15.0 (15.0 to 15.0) | 87.5 ± 0.0 |" in text
     assert "| ratio of the medians |  | 2.82 | 3.00 |  |" in text
@@ -60,9 +62,14 @@ def test_strategies_are_compared_in_pairs(tmp_path: Path, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(strategies, "measure", measure)
     for seeds in (1, 3, 3):
-        strategies.run(["cora"], seeds, None, tmp_path / "rows.csv")
+        rows = strategies.run(["cora"], seeds, None, tmp_path / "rows.csv")
     assert calls == [(tuple(strategies.STRATEGIES), seed) for seed in range(3)]
-    text = strategies.summary(pd.read_csv(tmp_path / "rows.csv"))
+    text = strategies.summary(rows)
+    monkeypatch.setattr(strategies, "RETRAININGS", strategies.RETRAININGS + 1)
+    assert len(strategies.run(["cora"], 1, None, tmp_path / "rows.csv")) == len(
+        strategies.STRATEGIES
+    )  # not the old ones
+    assert len(pd.read_csv(tmp_path / "rows.csv")) == 4 * len(strategies.STRATEGIES)
     assert "| cora | random | 3 | 100 | 90.00 | 81.00 |" in text
     assert "| cora | feasible - random, paired | 3 |  | +1.00 (+1.00 to +1.00) | +1.00 (-1.48 to +3.48) |" in text
     assert (
@@ -70,6 +77,33 @@ def test_strategies_are_compared_in_pairs(tmp_path: Path, monkeypatch: pytest.Mo
     )
     steps = {settings.steps() for settings in strategies.STRATEGIES.values()}
     assert max(steps) - min(steps) <= 40
+
+
+def test_teachers_are_compared_in_pairs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[tuple[str, int]] = []
+
+    def measure(graph: Graph, labels: int, kind: str, seed: int) -> dict[str, float]:
+        calls.append((kind, seed))
+        result = {"teacher": 0.7 + 0.01 * list(teachers.KINDS).index(kind) * (seed + 1)}
+        if kind == "APPNP":
+            result |= {name: 0.8 for name in teachers.STUDENTS}
+            result |= {f"{name}, {teachers.FLAT}": 0.75 + 0.01 * seed for name in teachers.STUDENTS}
+        return result
+
+    monkeypatch.setattr(teachers, "measure", measure)
+    monkeypatch.setattr(teachers, "load_dataset", lambda name, data_root: runs.small_graph())
+    monkeypatch.setattr(teachers, "DATASETS", ("cora",))
+    monkeypatch.setattr(teachers, "LABELS", (20,))
+    for seeds in (1, 2, 2):
+        rows = teachers.run(seeds, None, tmp_path / "rows.csv")
+    assert calls == [(kind, seed) for seed in range(2) for kind in teachers.KINDS]
+    text = teachers.summary(rows)
+    assert "| cora | 20 | 2 | 70.0 | 71.5 | 73.0 | 74.5 | +1.5 ± 0.5 | +1.5 ± 0.5 | +3.0 ± 1.0 |" in text
+    assert "| cora | 20 | APPNP | 2 | 80.0 | 80.0 | +4.5 ± 0.5 | +4.5 ± 0.5 |" in text
+    part = rows[(rows["seed"] == 0) | (rows["kind"] == "APPNP")]
+    assert "| cora | 20 | 1 | 70.0 | 71.0 | 72.0 | 73.0 | +1.0 | +1.0 | +2.0 |" in teachers.summary(
+        part
+    )  # whole splits
 
 
 def test_search_rounds_are_compared_and_resume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -91,9 +125,9 @@ def test_search_rounds_are_compared_and_resume(tmp_path: Path, monkeypatch: pyte
 
     monkeypatch.setattr(differentiable, "Setting", Setting)
     for seeds in (1, 2, 2):
-        differentiable.run(["textbook", "feasible"], ["cora"], seeds, None, tmp_path / "rows.csv")
+        rows = differentiable.run(["textbook", "feasible"], ["cora"], seeds, None, tmp_path / "rows.csv")
     assert calls == [(split, name) for split in (11, 12) for name in ("lpgnas", "feasible")]
-    text = differentiable.summary(pd.read_csv(tmp_path / "rows.csv"))
+    text = differentiable.summary(rows)
     assert "| cora | textbook | 2 | 2240 | 2 | 90.00 | 80.00 | 1 KiB | 2 KiB |" in text
     assert {settings.steps() for name, settings in differentiable.VARIANTS.items() if name != "random"} == {2240}
 

@@ -145,9 +145,15 @@ def test_other_strategies_run_through(strategy: str, small_npz: Path, tmp_path: 
         assert not (tmp_path / "run/candidates.csv").exists()
 
 
-@pytest.mark.parametrize("option", ["--teacher-file", "--supernet-file"])
-def test_a_given_file_that_is_missing_is_refused(option: str, small_npz: Path, tmp_path: Path) -> None:
-    options = ("--quiet", "--dataset", small_npz, option, tmp_path / "none")
+@pytest.mark.parametrize(
+    ("option", "strategy"),
+    [
+        ("--supernet-file", "feasible"),
+        *(("--teacher-file", one) for one in ("feasible", "random", "uniform", "lpgnas")),
+    ],
+)
+def test_a_given_file_that_is_missing_is_refused(option: str, strategy: str, small_npz: Path, tmp_path: Path) -> None:
+    options = ("--quiet", "--dataset", small_npz, "--strategy", strategy, option, tmp_path / "none")
     assert "none" in refuse("run", *options, error="RunFolderError", out=tmp_path / "run")
 
 

@@ -9,11 +9,7 @@ from lpgnas.rows import Rows, key_of
 
 def row(place: int, setting: str) -> dict[str, object]:
     facts = {"place": place, "setting": setting}
-    return {"key": key_of(facts), "place": place, "value": 0.1 * place}
-
-
-def current_places(rows: Rows, setting: str) -> list[int]:
-    return list(rows.current(lambda one: key_of({"place": one["place"], "setting": setting}))["place"])
+    return {"key": key_of(facts), "seed": place, "value": 0.1 * place}
 
 
 def test_rows_are_kept_and_found_again(tmp_path: Path) -> None:
@@ -25,11 +21,13 @@ def test_rows_are_kept_and_found_again(tmp_path: Path) -> None:
     assert key_of({"place": 1, "setting": "a"}) in again and key_of({"place": 3, "setting": "a"}) not in again
 
 
-def test_rows_of_other_settings_are_not_current(tmp_path: Path) -> None:
+def test_rows_of_other_settings_are_left_out(tmp_path: Path) -> None:
     rows = Rows(tmp_path / "rows.csv")
-    for place, setting in ((0, "a"), (0, "b"), (1, "b")):
+    assert not len(rows.among(["none"])) and list(rows.seeds()) == []
+    for place, setting in ((0, "a"), (0, "b"), (2, "b")):
         rows.add(row(place, setting))
-    assert current_places(rows, "a") == [0]
-    assert current_places(rows, "b") == [0, 1]
-    assert current_places(rows, "c") == []
+    assert list(rows.seeds()) == [0, 1, 2]
+    for setting, places in (("a", [0]), ("b", [0, 2]), ("c", [])):
+        found = rows.among(key_of({"place": place, "setting": setting}) for place in rows.seeds())
+        assert list(found["seed"]) == places
     assert len(Rows(tmp_path / "rows.csv").table) == 3

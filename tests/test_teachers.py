@@ -16,10 +16,23 @@ from lpgnas.graph import Graph
 from lpgnas.graph_tensors import graph_tensors
 from lpgnas.manual_models import ModelShape, manual_spec
 from lpgnas.number_formats import Rounding
-from lpgnas.teachers import GCN_REACH, imbalance, inconsistency, sharpened, soft_labels, spread_logits, usual_share
+from lpgnas.teachers import (
+    BALANCE,
+    Kind,
+    imbalance,
+    inconsistency,
+    sharpened,
+    soft_labels,
+    spread_logits,
+    usual_kind,
+    usual_share,
+)
 from lpgnas.training import TrainingData, TrainingSettings, train_model, transductive_data
 
 SETTINGS = TrainingSettings(epochs=10, distillation=0.0)
+
+
+KINDS: tuple[Kind, ...] = ("GCN", "APPNP", "consistent APPNP")
 
 
 def small_data(graph: Graph) -> TrainingData:
@@ -27,7 +40,7 @@ def small_data(graph: Graph) -> TrainingData:
     return transductive_data(graph, nodes < 30, (nodes >= 30) & (nodes < 40))
 
 
-def taught(graph: Graph, reach: float = GCN_REACH, consistent_from: float = 0.0) -> Tensor:
+def taught(graph: Graph, kind: Kind | None = None, balance: float = BALANCE) -> Tensor:
     return soft_labels(
         small_data(graph),
         SETTINGS,
@@ -36,26 +49,26 @@ def taught(graph: Graph, reach: float = GCN_REACH, consistent_from: float = 0.0)
         input_signed=False,
         num_classes=runs.CLASSES,
         members=2,
-        gcn_reach=reach,
-        consistent_from=consistent_from,
+        kind=kind,
+        balance=balance,
     )
 
 
-@pytest.mark.parametrize("reach", [0.0, 2.0], ids=["GCN", "APPNP"])
-def test_it_sees_training_labels_only(reach: float) -> None:
+@pytest.mark.parametrize("kind", KINDS)
+def test_it_sees_training_labels_only(kind: Kind) -> None:
     graph = runs.small_graph()
     assert graph.y is not None
-    soft = taught(graph, reach)
+    soft = taught(graph, kind)
     torch.testing.assert_close(soft.sum(dim=1), torch.ones(runs.NODES))
     assert float((soft.argmax(dim=1)[:30] == torch.from_numpy(graph.y)[:30]).double().mean()) > 0.6
     y = graph.y.copy()
     y[30:] = (y[30:] + 1) % runs.CLASSES
-    assert torch.equal(taught(Graph(graph.name, graph.x, graph.edge_index, y, graph.num_classes), reach), soft)
+    assert torch.equal(taught(Graph(graph.name, graph.x, graph.edge_index, y, graph.num_classes), kind), soft)
     y[:30] = (y[:30] + 1) % runs.CLASSES
-    assert not torch.equal(taught(Graph(graph.name, graph.x, graph.edge_index, y, graph.num_classes), reach), soft)
+    assert not torch.equal(taught(Graph(graph.name, graph.x, graph.edge_index, y, graph.num_classes), kind), soft)
 
 
-def test_consistency_has_a_part_in_propagating_teachers_only(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_consistent_members_draw_twice_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
     graph, sizes = runs.small_graph(), list[int]()
 
     def counted(views: Sequence[Tensor]) -> Tensor:
@@ -63,32 +76,73 @@ def test_consistency_has_a_part_in_propagating_teachers_only(monkeypatch: pytest
         assert not torch.equal(views[0], views[1])  # draws of their own
         return inconsistency(views)
 
-    with_it = [taught(graph, reach) for reach in (0.0, 2.0)]
+    soft = taught(graph, "consistent APPNP")
     monkeypatch.setattr("lpgnas.teachers.inconsistency", counted)
-    assert torch.equal(taught(graph, 2.0), with_it[1])  # repeats
+    assert torch.equal(taught(graph, "consistent APPNP"), soft)  # repeats
     assert sizes == [2] * 2 * SETTINGS.epochs
     monkeypatch.setattr("lpgnas.teachers.CONSISTENCY", 0.0)
-    without = [taught(graph, reach) for reach in (0.0, 2.0)]
-    assert torch.equal(with_it[0], without[0]) and not torch.allclose(with_it[1], without[1], atol=1e-4)
-
-
-def test_few_labels_ask_for_no_consistency(monkeypatch: pytest.MonkeyPatch) -> None:
-    graph = runs.small_graph()
-    share = 30 / runs.NODES
-    asked = taught(graph, 2.0, share)
-    assert torch.equal(asked, taught(graph, 2.0)) and not torch.equal(asked, taught(graph, 2.0, share + 1e-6))
-    monkeypatch.setattr("lpgnas.teachers.inconsistency", None)  # nobody asks
+    assert not torch.allclose(taught(graph, "consistent APPNP"), soft, atol=1e-4)
+    monkeypatch.setattr("lpgnas.teachers.inconsistency", None)  # the others ask for nothing
     monkeypatch.setattr("lpgnas.teachers.imbalance", None)
-    taught(graph, 2.0, share + 1e-6)
+    for kind in KINDS[:2]:
+        taught(graph, kind)
 
 
-def test_consistent_teachers_keep_the_balance_of_the_labels(monkeypatch: pytest.MonkeyPatch) -> None:
-    graph, means = runs.small_graph(), []
-    wanted = torch.full((runs.CLASSES,), 1.0 / runs.CLASSES)
-    for balance in (0.0, 30.0):
-        monkeypatch.setattr("lpgnas.teachers.BALANCE", balance)
-        means.append(float((taught(graph, 2.0).mean(dim=0) - wanted).abs().max()))
-    assert means[1] < means[0]
+@pytest.mark.parametrize(
+    ("nodes", "labelled", "kind"),
+    [(40, 10, "GCN"), (40, 9, "consistent APPNP"), (100, 1, "consistent APPNP"), (101, 1, "APPNP")],
+)
+def test_labels_decide_the_kind(nodes: int, labelled: int, kind: Kind) -> None:
+    path = np.stack([np.arange(1, nodes), np.arange(nodes - 1)])  # messages flow down: a label sees two nodes above
+    y = np.arange(nodes) % 2
+    train = np.zeros(nodes, dtype=bool)
+    train[: 4 * labelled : 4] = True
+    data = transductive_data(Graph("path", np.ones((nodes, 2), np.float32), path, y, 2), train, ~train)
+    shape = ModelShape(2, 2, row_normalize=True, input_signed=False)
+    assert usual_kind(data, shape) == kind
+    usual, asked = (
+        soft_labels(data, SETTINGS, 0, row_normalize=True, input_signed=False, num_classes=2, members=1, kind=one)
+        for one in (None, kind)
+    )
+    assert torch.equal(usual, asked)
+
+
+def test_consistent_teachers_keep_the_balance_of_the_labels() -> None:
+    graph, nodes = runs.small_graph(), np.arange(runs.NODES)
+    assert graph.y is not None
+    train = (nodes < 30) & ((graph.y == 0) | (nodes < 12))  # most labels are of class 0
+    data = transductive_data(graph, train, nodes >= 30)
+    shares = np.bincount(graph.y[train], minlength=runs.CLASSES) + 1.0
+    expected = torch.from_numpy(shares / shares.sum()).float()
+
+    def distance(balance: float) -> float:
+        soft = soft_labels(
+            data,
+            SETTINGS,
+            0,
+            row_normalize=True,
+            input_signed=False,
+            num_classes=runs.CLASSES,
+            kind="consistent APPNP",
+            balance=balance,
+            confidence=0.0,
+        )
+        return float((soft.mean(dim=0) - expected).abs().max())
+
+    assert float(expected.max()) > 0.5
+    assert distance(100.0) < 0.5 * distance(0.0)
+
+
+def test_features_out_of_range_leave_no_nan() -> None:
+    graph = runs.small_graph()
+    x = np.asarray(graph.x if isinstance(graph.x, np.ndarray) else graph.x.toarray()) * 500.0 + 500.0
+    x[:, 0] *= -1.0
+    wild = Graph("wild", x.astype(np.float32), graph.edge_index, graph.y, graph.num_classes)
+    for kind in KINDS:
+        soft = soft_labels(
+            small_data(wild), SETTINGS, 0, row_normalize=False, input_signed=True, num_classes=runs.CLASSES, kind=kind
+        )
+        assert bool(torch.isfinite(soft).all()), kind
 
 
 def test_imbalance_is_the_divergence_of_mean_classes() -> None:
@@ -97,7 +151,11 @@ def test_imbalance_is_the_divergence_of_mean_classes() -> None:
     assert float(imbalance([even, even], expected)) == pytest.approx(divergence)
     certain = torch.tensor([[200.0, 0.0], [0.0, 200.0]])
     assert float(imbalance([certain], torch.tensor([0.5, 0.5]))) == pytest.approx(0.0, abs=1e-6)
-    assert float(imbalance([certain[:1]], expected)) == pytest.approx(np.log(4.0))  # no probability is no error
+    certain.requires_grad_()
+    alone = imbalance([certain[:1]], expected)
+    assert float(alone.detach()) == pytest.approx(np.log(4.0))
+    alone.backward()  # type: ignore[no-untyped-call]
+    assert certain.grad is not None and bool(torch.isfinite(certain.grad).all())  # no probability is no error
 
 
 def test_inconsistency_is_the_distance_from_the_sharpened_mean() -> None:
