@@ -38,7 +38,7 @@ BALANCE = 0.3
 """Weight of the classes' divergence from those of the labels, beside that of the draws' differing: all nodes in one
 class are consistent too."""
 CONSISTENT_FROM = 0.01
-"""Consistency is asked for where at least this share of the nodes has a label."""
+"""Consistency, which doubles the time of a step, is asked for where at least this share of the nodes has a label."""
 VIEW_SEEDS = 500
 """From the seed of one draw to that of the next; members have seeds in a row."""
 CONFIDENCE = 0.95
