@@ -152,8 +152,8 @@ class RunConfig:
     def _check_files(self) -> None:
         if self.teacher_file and not self.distillation:
             raise ConfigError(f"teacher_file is {self.teacher_file!r}, but distillation is off; leave one of them out")
-        searched = self.strategy == "feasible" and not self.spec
-        if self.supernet_file and not searched:
+        takes_supernet = self.strategy == "feasible" and not self.spec
+        if self.supernet_file and not takes_supernet:
             why = "the spec is given" if self.spec else f"the strategy {self.strategy} has no use for it"
             raise ConfigError(f"supernet_file is {self.supernet_file!r}, but {why}; leave it out")
 

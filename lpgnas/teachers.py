@@ -3,8 +3,8 @@
 Its members are GCNs of two blocks where nearly every node has a labelled one within their reach. Where labels are few,
 they have to reach further: predict, then propagate (APPNP, Gasteiger et al. 2019), a perceptron on each node's features
 whose logits are spread by personalised PageRank, and which has to say the same of a node whatever is dropped, unless
-labels are so few that it would agree with its own mistakes. Where labels lie decides, not what they say (docs/search.md
-has the figures).
+labels are so few that it is likely to agree with its own mistakes. Where labels lie decides, not what they say
+(docs/search.md has the figures).
 """
 
 from __future__ import annotations

@@ -89,3 +89,18 @@ def test_the_cheapest_row_that_can_be_measured_is_taken(tmp_path: Path) -> None:
     pd.DataFrame(rows[2:3]).to_csv(path, index=False)
     with pytest.raises(pytest.skip.Exception, match="no committed row"):
         cheapest([path])
+
+
+@pytest.mark.parametrize(
+    ("document", "start", "end", "sources"),
+    [
+        ("README.md", "## Numbers", "## What is the paper's", ("reproduce/public.md", "run_time.md")),
+        ("docs/search.md", "## The teacher", "## Numbers of blocks", ("teachers.md",)),
+    ],
+)
+def test_documents_show_committed_tables(document: str, start: str, end: str, sources: tuple[str, ...]) -> None:
+    root = Path(__file__).parents[1]
+    text = (root / document).read_text()
+    shown = [line for line in text[text.index(start) : text.index(end)].splitlines() if line.startswith("|")]
+    measured = {line for one in sources for line in (root / "benchmarks/results" / one).read_text().splitlines()}
+    assert len(shown) > 10 and set(shown) <= measured
