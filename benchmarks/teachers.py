@@ -142,11 +142,11 @@ def summary(table: pd.DataFrame) -> str:
         )
         if not len(teachers):
             continue
-        differences = [_with_error(teachers[better] - teachers[worse]) for better, worse in PAIRS]
+        differences = [with_error(teachers[better] - teachers[worse]) for better, worse in PAIRS]
         means = [f"{teachers[kind].mean():.1f}" for kind in KINDS]
         lines.append([dataset, labels, len(teachers), *means, *differences])
         taught = part.dropna(subset=list(STUDENTS))
-        differences = [_with_error(100 * (taught[name] - taught[f"{name}, {FLAT}"])) for name in STUDENTS]
+        differences = [with_error(100 * (taught[name] - taught[f"{name}, {FLAT}"])) for name in STUDENTS]
         means = [f"{100 * taught[name].mean():.1f}" for name in STUDENTS]
         gains.append([dataset, labels, " or ".join(taught["kind"].unique()), len(taught), *means, *differences])
     header = ["graph", "labels a class", "splits", *(f"{kind} %" for kind in KINDS)]
@@ -159,7 +159,8 @@ def summary(table: pd.DataFrame) -> str:
     )
 
 
-def _with_error(values: pd.Series[float]) -> str:
+def with_error(values: pd.Series[float]) -> str:
+    """The mean with its sign and its standard error."""
     error = f" ± {values.std(ddof=1) / len(values) ** 0.5:.1f}" if len(values) > 1 else ""
     return f"{values.mean():+.1f}{error}"
 

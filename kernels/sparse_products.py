@@ -18,8 +18,8 @@ Floats = Any
 Integers = Any
 """An array of integers."""
 
-TILES = (16, 8, 4, 2, 1)
-"""Widths of the tiles that a row is cut into, greedily."""
+TILES = (16, 8, 7, 6, 5, 4, 3, 2, 1)
+"""Widths of the tiles that a row is cut into, greedily: every tile goes through the row's entries once."""
 
 
 def _tile_function(width: int, *, scatter: bool) -> Any:  # noqa: ANN401 - a function for other kernels
@@ -50,8 +50,34 @@ def _tile_function(width: int, *, scatter: bool) -> Any:  # noqa: ANN401 - a fun
     return lowered(make_intrinsic)(function)
 
 
-_sum_16, _sum_8, _sum_4, _sum_2, _sum_1 = (_tile_function(width, scatter=False) for width in TILES)
-_add_16, _add_8, _add_4, _add_2, _add_1 = (_tile_function(width, scatter=True) for width in TILES)
+_sum_16, _sum_8, _sum_7, _sum_6, _sum_5, _sum_4, _sum_3, _sum_2, _sum_1 = (
+    _tile_function(width, scatter=False) for width in TILES
+)
+_add_16, _add_8, _add_7, _add_6, _add_5, _add_4, _add_3, _add_2, _add_1 = (
+    _tile_function(width, scatter=True) for width in TILES
+)
+
+
+@jit
+def _sum_rest(
+    indices: Integers, values: Floats, start: int, end: int, dense: Floats, out: Floats, i: int, k: int
+) -> None:
+    """The last columns of a row, at most seven, as one tile."""
+    rest = dense.shape[1] - k
+    if rest == 7:
+        _sum_7(indices, values, start, end, dense, out, i, k)
+    elif rest == 6:
+        _sum_6(indices, values, start, end, dense, out, i, k)
+    elif rest == 5:
+        _sum_5(indices, values, start, end, dense, out, i, k)
+    elif rest == 4:
+        _sum_4(indices, values, start, end, dense, out, i, k)
+    elif rest == 3:
+        _sum_3(indices, values, start, end, dense, out, i, k)
+    elif rest == 2:
+        _sum_2(indices, values, start, end, dense, out, i, k)
+    elif rest == 1:
+        _sum_1(indices, values, start, end, dense, out, i, k)
 
 
 @jit
@@ -73,14 +99,29 @@ def sum_rows(indptr: Integers, indices: Integers, values: Floats, dense: Floats,
         if k + 8 <= dense.shape[1]:
             _sum_8(indices, values, start, end, dense, out, i, k)
             k += 8
-        if k + 4 <= dense.shape[1]:
-            _sum_4(indices, values, start, end, dense, out, i, k)
-            k += 4
-        if k + 2 <= dense.shape[1]:
-            _sum_2(indices, values, start, end, dense, out, i, k)
-            k += 2
-        if k < dense.shape[1]:
-            _sum_1(indices, values, start, end, dense, out, i, k)
+        _sum_rest(indices, values, start, end, dense, out, i, k)
+
+
+@jit
+def _add_rest(
+    indices: Integers, values: Floats, start: int, end: int, dense: Floats, out: Floats, i: int, k: int
+) -> None:
+    """The last columns of a row, at most seven, as one tile."""
+    rest = dense.shape[1] - k
+    if rest == 7:
+        _add_7(indices, values, start, end, dense, out, i, k)
+    elif rest == 6:
+        _add_6(indices, values, start, end, dense, out, i, k)
+    elif rest == 5:
+        _add_5(indices, values, start, end, dense, out, i, k)
+    elif rest == 4:
+        _add_4(indices, values, start, end, dense, out, i, k)
+    elif rest == 3:
+        _add_3(indices, values, start, end, dense, out, i, k)
+    elif rest == 2:
+        _add_2(indices, values, start, end, dense, out, i, k)
+    elif rest == 1:
+        _add_1(indices, values, start, end, dense, out, i, k)
 
 
 @jit
@@ -102,14 +143,7 @@ def add_rows(indptr: Integers, indices: Integers, values: Floats, dense: Floats,
         if k + 8 <= dense.shape[1]:
             _add_8(indices, values, start, end, dense, out, i, k)
             k += 8
-        if k + 4 <= dense.shape[1]:
-            _add_4(indices, values, start, end, dense, out, i, k)
-            k += 4
-        if k + 2 <= dense.shape[1]:
-            _add_2(indices, values, start, end, dense, out, i, k)
-            k += 2
-        if k < dense.shape[1]:
-            _add_1(indices, values, start, end, dense, out, i, k)
+        _add_rest(indices, values, start, end, dense, out, i, k)
 
 
 @jit

@@ -61,11 +61,12 @@ def adam_step(
 
 
 @jit
-def _rounded(value: Real, mode: int) -> Real:
+def _rounded(value: Real, mode: int, like: Floats) -> Real:
+    """`value` rounded, of the type of `like` in every mode: a compiled kernel computes with the widest of them all."""
     if mode == 0:
         return np.rint(value)
     if mode == 1:
-        return np.floor(value + 0.5)
+        return like.dtype.type(np.floor(np.float64(value) + 0.5))
     if mode == 2:
         return np.floor(value)
     return value
@@ -92,7 +93,7 @@ def round_rows(
     for i in range(values.shape[0]):
         factor = row[i * row_stride]
         for k in range(values.shape[1]):
-            code = _rounded((values[i, k] * factor + bias[k * bias_stride]) * scale, mode)
+            code = _rounded((values[i, k] * factor + bias[k * bias_stride]) * scale, mode, values)
             if not code >= low and (mode != UNROUNDED or code < low):
                 code = low  # NaN too where it is a code: codes are indices later
             out[i, k] = (high if code > high else code) * step
@@ -103,7 +104,7 @@ def squared_error(values: Floats, scale: Real, low: Real, high: Real, mode: int)
     """Sum of the squares of `clamp(round(values * scale)) / scale - values`, [n] float64; `mode` is of `MODES`."""
     total, step = 0.0, 1.0 / scale
     for k in range(len(values)):
-        code = _rounded(values[k] * scale, mode)
+        code = _rounded(values[k] * scale, mode, values)
         code = code if code >= low else low
         error = (high if code > high else code) * step - values[k]
         total += error * error
@@ -123,16 +124,21 @@ def round_rows_backward(
     to_values: Floats,
     to_bias: Floats,
 ) -> None:
-    """Straight-through gradients of `round_rows`: none where a code saturates. `to_bias` [K] is added to."""
+    """Straight-through gradients of `round_rows`: none where a code saturates.
+
+    `to_bias` [K] is added to, where it is asked for; else it is [0].
+    """
     zero = values.dtype.type(0)
     row_stride, bias_stride = int(len(row) > 1), int(len(bias) > 1)
     for i in range(values.shape[0]):
         factor = row[i * row_stride]
         for k in range(values.shape[1]):
-            code = _rounded((values[i, k] * factor + bias[k * bias_stride]) * scale, mode)
-            passed = gradient[i, k] if low <= code <= high else zero
+            code = _rounded((values[i, k] * factor + bias[k * bias_stride]) * scale, mode, values)
+            slope = gradient[i, k]  # read in any case: a branch on random codes would be guessed wrong
+            passed = slope if (code >= low) & (code <= high) else zero
             to_values[i, k] = passed * factor
-            to_bias[k] += passed
+            if len(to_bias) > 0:
+                to_bias[k] += passed
 
 
 @jit

@@ -6,6 +6,7 @@ In float64 the values are exactly those of `docs/integer_semantics.md`.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -99,12 +100,15 @@ class _RoundRows(torch.autograd.Function):
         return torch.from_numpy(result)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, Tensor, None]:  # noqa: ANN401
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, Tensor | None, None]:  # noqa: ANN401
         (values, rows, biases), (scale, low, high, mode) = _saved(ctx), ctx.grid
-        to_values, to_bias = np.empty_like(values), np.zeros(values.shape[1], values.dtype)
+        wanted = ctx.needs_input_grad[2]
+        to_values, to_bias = np.empty_like(values), np.zeros(values.shape[1] if wanted else 0, values.dtype)
         kernels.round_rows_backward(
             as_array(gradient), values, rows, biases, scale, low, high, mode, to_values, to_bias
         )
+        if not wanted:
+            return torch.from_numpy(to_values), None, None, None
         shared = to_bias if len(biases) == len(to_bias) else to_bias.sum(keepdims=True)
         return torch.from_numpy(to_values), None, torch.from_numpy(shared), None
 
@@ -141,9 +145,14 @@ def clamp_rows(
     return _on_rows(value, row, bias, (0, *bounds, kernels.UNROUNDED))
 
 
+@cache
+def _constant(value: float, dtype: torch.dtype) -> Tensor:
+    return torch.full((1,), value, dtype=dtype)
+
+
 def _on_rows(value: Tensor, row: Tensor | None, bias: Tensor | None, grid: tuple[int, float, float, int]) -> Tensor:
-    row = value.new_ones(1) if row is None else row.reshape(-1)
-    bias = value.new_zeros(1) if bias is None else bias
+    row = _constant(1.0, value.dtype) if row is None else row.reshape(-1)
+    bias = _constant(0.0, value.dtype) if bias is None else bias
     result: Tensor = _RoundRows.apply(value, row, bias, grid)  # type: ignore[no-untyped-call]
     return result
 

@@ -144,7 +144,8 @@ class QuantizedLayer(nn.Module):
     def _transform(self, sources: Sequence[Source], prefix: str) -> Tensor:
         """The sum [N, width] of the sources' products with their columns of a weight."""
         weight = self._weight(self.whole(prefix), Component.LINEAR_WEIGHT, prefix)
-        parts = [part.t() for part in torch.split(weight, self._widths, dim=1)]
+        whole = (weight,) if len(self._widths) == 1 else torch.split(weight, self._widths, dim=1)
+        parts = [part.t() for part in whole]
         if self._words is not None and self._sources[0] == INPUT:  # the other words have zeros
             none = parts[0].new_zeros(self._features, self.spec.width)
             parts[0] = none.index_copy(0, self._words, parts[0])

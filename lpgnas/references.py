@@ -12,11 +12,12 @@ from torch import Tensor
 from lpgnas.config import RunConfig
 from lpgnas.graph import BoolArray, Graph
 from lpgnas.graph_tensors import graph_tensors
-from lpgnas.manual_models import ModelShape, manual_spec
+from lpgnas.manual_models import ModelShape
 from lpgnas.preparation import Prepared
 from lpgnas.progress import Progress
+from lpgnas.side_by_side import train_gcns
 from lpgnas.strategy import Task, selection_score
-from lpgnas.training import TrainedModel, train_model
+from lpgnas.training import TrainedModel
 
 KIPF_RATE = 0.01
 """Learning rate of Kipf & Welling (2017); a reference chooses between it and that of the run."""
@@ -26,7 +27,7 @@ HIDDEN = 16
 def reference_trainings(config: RunConfig) -> int:
     """How many models `measure_references` trains."""
     kinds = 2 if config.distillation else 1
-    return kinds * (len(_rates(config)) + config.reference_seeds - 1) if config.reference_seeds else 0
+    return kinds * len(_rates(config)) * config.reference_seeds
 
 
 def _rates(config: RunConfig) -> list[float]:
@@ -61,27 +62,17 @@ def measure_references(
     if not test.any() or not config.reference_seeds:
         return {}
     shape = ModelShape(graph.num_features, graph.num_classes, row_normalize=row_normalize, input_signed=input_signed)
-    spec = manual_spec("gcn", shape, HIDDEN)
-    tensors = graph_tensors(graph, None, spec.rounding, row_normalize=row_normalize)
+    rates, seeds = _rates(config), range(config.reference_seeds)
+    members = [(replace(task.settings, learning_rate=rate), seed) for rate in rates for seed in seeds]
     kinds = {"gcn16_fp32": None} | ({"gcn16_fp32_distilled": teacher} if teacher is not None else {})
     results = {}
     for kind, soft in kinds.items():
-
-        def trained(rate: float, seed: int, soft: Tensor | None = soft) -> TrainedModel:
-            settings = replace(task.settings, learning_rate=rate)
-            model = train_model(spec, task.data, settings, seed, teacher=soft)
-            progress.advance()
-            return model
-
-        tuned = {rate: trained(rate, 0) for rate in _rates(config)}
-        scores = {rate: selection_score(model, task) for rate, model in tuned.items()}
-        rate = min(tuned, key=lambda tried: (-scores[tried].accuracy, scores[tried].loss))
-        values = []
-        for seed in range(config.reference_seeds):
-            model = trained(rate, seed).model if seed else tuned[rate].model
-            with torch.no_grad():
-                classes = model(tensors).argmax(dim=1).numpy()
-            values.append(node_accuracy(classes, graph, test) or 0.0)
+        trained = train_gcns(shape, HIDDEN, task.data, members, teacher=soft)
+        progress.advance(len(members))
+        by_rate = {rate: trained[first * len(seeds) :][: len(seeds)] for first, rate in enumerate(rates)}
+        scores = {rate: selection_score(models[0], task) for rate, models in by_rate.items()}
+        rate = min(rates, key=lambda tried: (-scores[tried].accuracy, scores[tried].loss))
+        values = [_test_accuracy(one, prepared) for one in by_rate[rate]]
         results[kind] = {
             "test_mean": float(np.mean(values)),
             "test_std": float(np.std(values, ddof=1)) if len(values) > 1 else 0.0,
@@ -89,6 +80,14 @@ def measure_references(
             "learning_rate": rate,
         }
     return results
+
+
+def _test_accuracy(trained: TrainedModel, prepared: Prepared) -> float:
+    model, graph = trained.model, prepared.graph
+    tensors = graph_tensors(graph, None, model.spec.rounding, row_normalize=model.spec.row_normalize)
+    with torch.no_grad():
+        classes = model(tensors).argmax(dim=1).numpy()
+    return node_accuracy(classes, graph, prepared.split.test) or 0.0
 
 
 def node_accuracy(classes: Any, graph: Graph, mask: BoolArray) -> float | None:  # noqa: ANN401 - [N] integers

@@ -1,17 +1,17 @@
 """The full-precision teacher: an ensemble whose class probabilities are the soft labels that models may learn from.
 
-Its members are GCNs of two blocks where nearly every node has a labelled one within their reach. Where labels are few,
-they have to reach further: predict, then propagate (APPNP, Gasteiger et al. 2019), a perceptron on each node's features
+Its members are GCNs of two blocks where nearly every node has a labelled one within their reach, or GraphSAGE (Hamilton
+et al. 2017) if labels are so many that some of them can tell which of the two is better. Where labels are few, members
+have to reach further: predict, then propagate (APPNP, Gasteiger et al. 2019), a perceptron on each node's features,
 whose logits are spread by personalised PageRank, and which has to say the same of a node whatever is dropped, unless
-labels are so few that it is likely to agree with its own mistakes. Where labels lie decides, not what they say
-(docs/search.md has the figures).
+labels are so few that it is likely to agree with its own mistakes (docs/search.md has the figures).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any, Literal
 
 import torch
@@ -26,7 +26,7 @@ from lpgnas.graph_tensors import GraphTensors, Neighbourhood, graph_tensors
 from lpgnas.manual_models import ModelShape, manual_spec
 from lpgnas.training import TrainingData, TrainingSettings, train_model, training_loss
 
-Kind = Literal["GCN", "APPNP", "consistent APPNP"]
+Kind = Literal["GCN", "GraphSAGE", "APPNP", "consistent APPNP"]
 """Of an ensemble's members."""
 RESTART, HOPS = 0.1, 10
 """Share of a node's own logits in every hop, and the hops, as Gasteiger et al. have them."""
@@ -39,6 +39,8 @@ BALANCE = 0.3
 class are consistent too."""
 CONSISTENT_FROM = 0.01
 """Consistency, which doubles the time of a step, is asked for where at least this share of the nodes has a label."""
+MANUAL: dict[Kind, str] = {"GCN": "gcn", "GraphSAGE": "graphsage"}
+"""Architectures of the members that have one."""
 VIEW_SEEDS = 500
 """From the seed of one draw to that of the next; members have seeds in a row."""
 CONFIDENCE = 0.95
@@ -47,6 +49,11 @@ are much less sure than right, and targets that are nearly flat drown in what fe
 MOST_SHARPENING = 64.0
 GCN_REACH = 0.75
 """A GCN teaches where at least this share of the nodes has a labelled one within two hops."""
+HELD_OUT, COMPARED_FROM = 0.1, 400
+"""Share of the training labels that a GCN and a GraphSAGE are compared on, which neither sees, and how many these must
+be: fewer do not tell a point apart."""
+MANY_LABELS_EPOCHS = 2
+"""Times the epochs that members are trained for where labels are so many: they learn longer before they overfit."""
 
 
 class _Spreading(torch.autograd.Function):
@@ -132,14 +139,20 @@ class _Ensemble:
     hidden: int
     balance: float
 
-    def gcn(self, seed: int) -> Tensor:
-        """Logits [N, C] of a GCN of two blocks."""
-        trained = train_model(manual_spec("gcn", self.shape, self.hidden), self.data, self.settings, seed)
+    def logits(self, kind: Kind, seed: int) -> Tensor:
+        """Logits [N, C] of a member of this kind."""
+        if kind in MANUAL:
+            return self._manual(MANUAL[kind], seed)
+        return self._appnp(seed, consistent=kind == "consistent APPNP")
+
+    def _manual(self, architecture: str, seed: int) -> Tensor:
+        """Of two blocks."""
+        trained = train_model(manual_spec(architecture, self.shape, self.hidden), self.data, self.settings, seed)
         logits: Tensor = trained.model(self.data.tensors(trained.model, stop=False))
         return logits
 
-    def appnp(self, seed: int, *, consistent: bool) -> Tensor:
-        """Logits [N, C] of a perceptron, spread."""
+    def _appnp(self, seed: int, *, consistent: bool) -> Tensor:
+        """Of a perceptron, spread."""
         graph, settings = self._graph, self.settings
         torch.manual_seed(seed)
         model = _Perceptron(graph.features.columns, self.hidden, self.shape.num_classes)
@@ -176,11 +189,37 @@ def _float_tensors(data: TrainingData, shape: ModelShape) -> GraphTensors:
 
 
 def usual_kind(data: TrainingData, shape: ModelShape) -> Kind:
-    """The kind of teacher for a graph where these nodes have labels."""
+    """The kind of teacher for a graph where these nodes have labels, whatever they say."""
     reached = len(_float_tensors(data, shape).around(data.train.numpy(), 2).nodes) / data.graph.num_nodes
     if reached >= GCN_REACH:
         return "GCN"
     return "consistent APPNP" if float(data.train.double().mean()) >= CONSISTENT_FROM else "APPNP"
+
+
+def _with_many_labels(ensemble: _Ensemble, seed: int) -> tuple[_Ensemble, Kind]:
+    """The ensemble that learns from many labels, and its kind: a GCN, or GraphSAGE where that is better.
+
+    It has to be by more than a standard error, on labels that neither of the two saw.
+    """
+    data, settings = ensemble.data, ensemble.settings
+    ensemble = replace(ensemble, settings=replace(settings, epochs=MANY_LABELS_EPOCHS * settings.epochs))
+    held = _held_out(data, seed)
+    train = data.train.clone()
+    train[held] = False
+    without = replace(ensemble, data=replace(data, train=train))
+    kinds: tuple[Kind, ...] = ("GraphSAGE", "GCN")
+    sage, gcn = (
+        (without.logits(kind, seed * 1000)[held].argmax(dim=1) == data.labels[held]).double() for kind in kinds
+    )
+    error = (sage - gcn).std() / len(held) ** 0.5
+    return ensemble, "GraphSAGE" if float((sage - gcn).mean()) > float(error) else "GCN"
+
+
+def _held_out(data: TrainingData, seed: int) -> Tensor:
+    """Some of the training nodes, drawn at random."""
+    labelled = data.train.nonzero().squeeze(1)
+    order = torch.randperm(len(labelled), generator=torch.Generator().manual_seed(seed))
+    return labelled[order[: int(HELD_OUT * len(labelled))]]
 
 
 def soft_labels(
@@ -210,7 +249,8 @@ def soft_labels(
         num_classes: C.
         members: of the ensemble.
         hidden: width of each.
-        kind: of its members; None for the usual one (`usual_kind`).
+        kind: of its members, which are trained for the settings' epochs. None for the usual one (`usual_kind`); where
+            that is a GCN and labels are many, the better of GCN and GraphSAGE, trained for longer.
         balance: what consistent members pay for classes of other shares than the labels have.
         confidence: mean probability of the likeliest class to sharpen them to; 0 for as they are.
 
@@ -222,11 +262,14 @@ def soft_labels(
         raise ConfigError(f"a teacher needs members and labels, got {members} members and {labelled} labels")
     settings = replace(settings, distillation=0.0, early_stopping=False)
     shape = ModelShape(data.graph.num_features, num_classes, row_normalize=row_normalize, input_signed=input_signed)
-    ensemble, kind = _Ensemble(data, settings, shape, hidden, balance), kind or usual_kind(data, shape)
-    train = ensemble.gcn if kind == "GCN" else partial(ensemble.appnp, consistent=kind == "consistent APPNP")
+    ensemble = _Ensemble(data, settings, shape, hidden, balance)
+    if kind is None:
+        kind = usual_kind(data, shape)
+        if kind == "GCN" and len(_held_out(data, seed)) >= COMPARED_FROM:
+            ensemble, kind = _with_many_labels(ensemble, seed)
     total = torch.zeros(data.graph.num_nodes, num_classes)
     for member in range(members):
-        total += torch.softmax(train(seed * 1000 + member).detach() / settings.temperature, dim=1)
+        total += torch.softmax(ensemble.logits(kind, seed * 1000 + member).detach() / settings.temperature, dim=1)
     return sharpened(total / members, confidence)
 
 
@@ -242,6 +285,9 @@ def recipe() -> dict[str, float]:
         "consistent_from": CONSISTENT_FROM,
         "confidence": CONFIDENCE,
         "gcn_reach": GCN_REACH,
+        "held_out": HELD_OUT,
+        "compared_from": COMPARED_FROM,
+        "many_labels_epochs": MANY_LABELS_EPOCHS,
     }
 
 

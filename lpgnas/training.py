@@ -183,8 +183,8 @@ def train_model(
     whole = teacher is not None and settings.distillation > 0.0
     part = None if whole else data.part(model, stop=False)
     graph = data.tensors(model, stop=False) if part is None else part.tensors
-    optimizer = _optimizer(model, settings)
-    keeper = _Keeper(model, data, early_stopping=settings.early_stopping)
+    optimizer = optimizer_of(model, settings)
+    keeper = Keeper(model, data, early_stopping=settings.early_stopping)
     keeper.evaluate(observe=True)
     # a float model without early stopping is looked at once, at its end
     looks = settings.early_stopping or any(f != FLOAT32 for layer in spec.layers for f in layer.formats.values())
@@ -220,8 +220,14 @@ def check_training(spec: ModelSpec, data: TrainingData, teacher: Tensor | None) 
         raise ConfigError("training needs at least one node to stop early on")
 
 
-class _Keeper:
-    """Evaluates on the early-stopping nodes and keeps the best state (or, without early stopping, the last)."""
+class Keeper:
+    """Keeps a model's best state on the early-stopping nodes, or its last one without early stopping.
+
+    Args:
+        model: whose parameters and fractions change between two looks.
+        data: graphs, labels and nodes.
+        early_stopping: whether those nodes decide.
+    """
 
     def __init__(
         self,
@@ -235,6 +241,7 @@ class _Keeper:
         self._state: dict[str, Tensor] = {}
 
     def evaluate(self, *, observe: bool) -> None:
+        """Look at the model as it is; `observe` chooses its fractions anew first."""
         data, model = self._data, self._model
         with torch.no_grad():
             observe = observe and not model.spec.is_float
@@ -245,6 +252,10 @@ class _Keeper:
             else:
                 part = data.part(model, stop=True)
                 logits = model(part.tensors)[data.stop[torch.from_numpy(part.nodes)]]
+        self.judge(logits)
+
+    def judge(self, logits: Tensor) -> None:
+        """Keep the model as it is, if its logits [S, C] on the early-stopping nodes are the best so far."""
         labels = self._data.stop_labels[self._data.stop]
         accuracy = float((logits.argmax(dim=1) == labels).double().mean())
         loss = float(functional.cross_entropy(logits, labels))
@@ -253,13 +264,19 @@ class _Keeper:
             self._state = {name: value.clone() for name, value in self._model.state_dict().items()}
 
     def result(self, epochs: int) -> TrainedModel:
+        """The model with the state that was kept, after `epochs` steps.
+
+        Raises:
+            ConfigError: it was never looked at.
+        """
         if self._best is None:
             raise ConfigError("nothing was evaluated")
         self._model.load_state_dict(self._state)
         return TrainedModel(self._model, self._best[0], -self._best[1], epochs)
 
 
-def _optimizer(model: QuantizedModel, settings: TrainingSettings) -> Adam:
+def optimizer_of(model: QuantizedModel, settings: TrainingSettings) -> Adam:
+    """Adam for all parameters of a model, with the settings' L2 penalty on the first block's weight."""
     # the latent weight of a binary or ternary code only votes for it: decay would shrink its scale and nothing else
     decays = model.spec.layers[0].formats[Component.LINEAR_WEIGHT].kind in ("fixed", "float32")
     first = tuple(p for p in model.layers[0].parameters() if p.dim() == 2 and decays)

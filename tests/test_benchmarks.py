@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import pandas as pd
 import pytest
 import runs
 
-from benchmarks import differentiable, input_words, run_time, strategies, teachers
+from benchmarks import differentiable, input_words, many_labels, run_time, strategies, teachers
 from lpgnas.cost_models.spec_cost import spec_cost
 from lpgnas.graph import Graph
 from lpgnas.rows import Rows, key_of
@@ -104,6 +105,21 @@ def test_teachers_are_compared_in_pairs(tmp_path: Path, monkeypatch: pytest.Monk
     assert "| cora | 20 | 1 | 70.0 | 71.0 | 72.0 | 73.0 | +1.0 | +1.0 | +2.0 |" in teachers.summary(
         part
     )  # whole splits
+
+
+def test_teachers_of_many_labels_are_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(many_labels, "DATASETS", ("cora",))
+    monkeypatch.setattr(many_labels, "load_dataset", lambda name, data_root: runs.small_graph())
+    monkeypatch.setattr(many_labels, "TEACHER", replace(teachers.TEACHER, epochs=2))
+    monkeypatch.setattr(many_labels, "SETTINGS", replace(teachers.SETTINGS, epochs=2))
+    rows = many_labels.run(2, None, tmp_path / "rows.csv")
+    assert list(rows["run"]) == ["GCN", "GCN"]  # labels are few here
+    columns = [many_labels.student(name, kind) for name in many_labels.STUDENTS for kind in many_labels.KINDS]
+    assert ((rows[[*many_labels.KINDS, *columns]] >= 0) & (rows[[*many_labels.KINDS, *columns]] <= 1)).all(axis=None)
+    assert many_labels.run(2, None, tmp_path / "rows.csv").equals(rows)
+    part = rows.assign(GCN=0.5, GraphSAGE=[0.6, 0.8])
+    assert "| cora | 2 | 50.0 | 70.0 | +20.0 ± 10.0 |" in many_labels.summary(part)
+    assert "| GCN (2) |" in many_labels.summary(part)
 
 
 def test_search_rounds_are_compared_and_resume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

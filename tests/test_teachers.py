@@ -32,7 +32,7 @@ from lpgnas.training import TrainingData, TrainingSettings, train_model, transdu
 SETTINGS = TrainingSettings(epochs=10, distillation=0.0)
 
 
-KINDS: tuple[Kind, ...] = ("GCN", "APPNP", "consistent APPNP")
+KINDS: tuple[Kind, ...] = ("GCN", "GraphSAGE", "APPNP", "consistent APPNP")
 
 
 def small_data(graph: Graph) -> TrainingData:
@@ -84,7 +84,7 @@ def test_consistent_members_draw_twice_a_step(monkeypatch: pytest.MonkeyPatch) -
     assert not torch.allclose(taught(graph, "consistent APPNP"), soft, atol=1e-4)
     monkeypatch.setattr("lpgnas.teachers.inconsistency", None)  # the others ask for nothing
     monkeypatch.setattr("lpgnas.teachers.imbalance", None)
-    for kind in KINDS[:2]:
+    for kind in KINDS[:3]:
         taught(graph, kind)
 
 
@@ -105,6 +105,30 @@ def test_labels_decide_the_kind(nodes: int, labelled: int, kind: Kind) -> None:
         for one in (None, kind)
     )
     assert torch.equal(usual, asked)
+
+
+@pytest.mark.parametrize(("labels_needed", "kind", "longer"), [(12, "GraphSAGE", 2), (13, "GCN", 1)])
+def test_labels_held_out_decide_for_graphsage(
+    labels_needed: int, kind: Kind, longer: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where a node's features tell its class and its neighbours' say nothing, a GCN drowns in them."""
+    nodes, rng = 200, np.random.default_rng(0)
+    y = np.arange(nodes) % 2
+    x = np.eye(2, dtype=np.float32)[y]
+    edges = rng.integers(0, nodes, (2, 20 * nodes))
+    graph = Graph("features alone", x, edges[:, edges[0] != edges[1]], y, 2)
+    train = np.arange(nodes) < 120
+    data = transductive_data(graph, train, ~train)
+    monkeypatch.setattr("lpgnas.teachers.COMPARED_FROM", labels_needed)
+
+    def taught_by(kind: Kind | None, longer: int = 1) -> Tensor:
+        settings = replace(SETTINGS, epochs=20 * longer, dropout=0.0)
+        return soft_labels(
+            data, settings, 0, row_normalize=True, input_signed=False, num_classes=2, members=1, kind=kind
+        )
+
+    assert torch.equal(taught_by(None), taught_by(kind, longer))
+    assert not torch.equal(taught_by("GCN"), taught_by("GraphSAGE"))
 
 
 def test_consistent_teachers_keep_the_balance_of_the_labels() -> None:
