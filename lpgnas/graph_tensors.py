@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -19,6 +20,8 @@ from lpgnas.integer_program import COEFFICIENT_BITS, ROW_FACTOR_BITS, reciprocal
 from lpgnas.kernels import sparse_products
 from lpgnas.number_formats import FixedPoint, Rounding, finest_fraction, quantize_array
 
+USUAL_WORDS = 32
+"""Of a row, on average: about as many as the papers of a citation graph have (18 to 50)."""
 Product = Callable[[Tensor], Tensor]
 """Maps a matrix [F, k] to `features @ it` [N, k]."""
 
@@ -271,6 +274,18 @@ def graph_tensors(
         edge_index=graph.edge_index,
         in_degree=graph.in_degree,
     )
+
+
+def input_gain(graph: Graph, *, row_normalize: bool) -> float:
+    """What weights of the features are multiplied by while they are trained: a power of two, at least 1.
+
+    Where a row of n words is divided by its sum, its entries are about 1/n. With ten times the words of a citation
+    graph weights have to become ten times as large, and Adam moves all of them by the same small steps.
+    """
+    if not row_normalize or not graph.num_nodes:
+        return 1.0
+    words = float(sparse.csr_array(graph.x).count_nonzero()) / graph.num_nodes
+    return 2.0 ** max(0, math.floor(math.log2(words / USUAL_WORDS))) if words > 0 else 1.0
 
 
 def input_fraction(graph: Graph, bits: int, *, signed: bool) -> int:

@@ -73,9 +73,9 @@ class QuantizedLayer(nn.Module):
     heads]. The parts of a weight are quantised together, with one fraction.
     """
 
-    def __init__(self, model: ModelSpec, index: int, words: Tensor | None = None) -> None:
+    def __init__(self, model: ModelSpec, index: int, words: Tensor | None = None, gain: float = 1.0) -> None:
         super().__init__()
-        self._features, self._words = model.num_features, words
+        self._features, self._words, self._gain = model.num_features, words, gain
         spec, sources = model.layers[index], model.sources(index)
         self.spec = spec
         self.rounding = model.rounding
@@ -113,9 +113,18 @@ class QuantizedLayer(nn.Module):
             return set()
         return {names[0] for names in self._parts.values() if hasattr(self, names[0])}
 
+    def fold_gain(self) -> None:
+        """Make the gain of the input part of its parameters: the block computes what it did."""
+        with torch.no_grad():
+            for name in self.input_parts():
+                self.get_parameter(name).mul_(self._gain)
+        self._gain = 1.0
+
     def whole(self, prefix: str) -> Tensor:
         """The trainable `weight` or `shortcut_weight` [width, input width], the parts of all sources side by side."""
         parts: list[Tensor] = [getattr(self, name) for name in self._parts[prefix]]  # plain tensors in a supernet
+        if self._gain != 1.0 and self._sources[0] == INPUT:
+            parts[0] = parts[0] * self._gain
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
     def forward(self, sources: Sequence[Source], graph: GraphTensors, *, observe: bool) -> Tensor:
@@ -346,6 +355,8 @@ class QuantizedModel(nn.Module):
         spec: the choices.
         input_fraction: of the features.
         words: [K] int64, the kept columns of the features, rising, where the spec does not keep all; else None.
+        gain: what parameters that read the features are multiplied by (`lpgnas.graph_tensors.input_gain`), a power of
+            two; `fold_gain` ends it.
 
     Raises:
         ConfigError: words that are not those of the spec.
@@ -353,13 +364,18 @@ class QuantizedModel(nn.Module):
 
     words: Tensor | None
 
-    def __init__(self, spec: ModelSpec, input_fraction: int, words: Tensor | None = None) -> None:
+    def __init__(self, spec: ModelSpec, input_fraction: int, words: Tensor | None = None, gain: float = 1.0) -> None:
         super().__init__()
         check_words(None if words is None else words.numpy(), spec.input_words, spec.num_features)
         self.register_buffer("words", words)
         self.spec = spec
         self.input_fraction = input_fraction
-        self.layers = nn.ModuleList(QuantizedLayer(spec, index, words) for index in range(len(spec.layers)))
+        self.layers = nn.ModuleList(QuantizedLayer(spec, index, words, gain) for index in range(len(spec.layers)))
+
+    def fold_gain(self) -> None:
+        """Make the gain part of the parameters; the model computes what it did."""
+        for layer in self.blocks:
+            layer.fold_gain()
 
     def forward(
         self,

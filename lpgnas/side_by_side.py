@@ -56,7 +56,7 @@ def train_gcns(
     models = []
     for _, seed in members:
         torch.manual_seed(seed)
-        models.append(QuantizedModel(spec, 0))
+        models.append(QuantizedModel(spec, 0, gain=data.input_gain(spec)))
     optimizers = [optimizer_of(model, own) for model, (own, _) in zip(models, members, strict=True)]
     keepers = [Keeper(model, data, early_stopping=settings.early_stopping) for model in models]
     part = None if teacher is not None and settings.distillation else data.part(models[0], stop=False)

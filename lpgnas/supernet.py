@@ -30,14 +30,20 @@ class Supernet:
         space: whose models share.
         input_fraction: of the features, as `lpgnas.graph_tensors.input_fraction` gives it.
         words: the columns of the features [K] that a model keeps, None for all.
+        gain: of the weights of the features, in training.
 
     Attributes:
         parameters: the shared tensors at their largest shapes, by the names of the deepest `QuantizedModel`.
     """
 
     def __init__(
-        self, space: SearchSpace, input_fraction: int, words: Callable[[ModelSpec], Tensor | None] = lambda _: None
+        self,
+        space: SearchSpace,
+        input_fraction: int,
+        words: Callable[[ModelSpec], Tensor | None] = lambda _: None,
+        gain: float = 1.0,
     ) -> None:
+        self._gain = gain
         self._input_fraction, self._depth, self._words = input_fraction, space.depth, words
         self.parameters: dict[str, Tensor] = {}
         for spec in space.widest():  # attentions share what they call by the same name
@@ -80,7 +86,7 @@ class Supernet:
             dropout: as in a training.
             taps: one for each block, or none.
         """
-        model = QuantizedModel(spec, self._input_fraction, self._words(spec))
+        model = QuantizedModel(spec, self._input_fraction, self._words(spec), self._gain)
         for block, tap in zip(model.blocks, taps, strict=False):
             block.tap = tap
         slices = dict(self._slices(model))
@@ -89,11 +95,12 @@ class Supernet:
 
     def model(self, spec: ModelSpec, graph: GraphTensors) -> QuantizedModel:
         """A model of its own with the shared weights as they are, calibrated on `graph`."""
-        model = QuantizedModel(spec, self._input_fraction, self._words(spec))
+        model = QuantizedModel(spec, self._input_fraction, self._words(spec), self._gain)
         with torch.no_grad():
             own = dict(model.named_parameters())
             for name, part in self._slices(model):
                 own[name].copy_(part)
+            model.fold_gain()
             model(graph, observe=True)
         return model
 
@@ -142,8 +149,8 @@ class SupernetTraining:
         torch.manual_seed(seed)
         self.dropout = Dropout(settings.dropout, seed)
         fraction = input_fraction(data.graph, space.input_format.bits, signed=space.input_signed)
-        self.supernet = Supernet(space, fraction, data.kept_words)
         smallest = replace(space.spec(space.smallest()), input_words=None)
+        self.supernet = Supernet(space, fraction, data.kept_words, data.input_gain(smallest))
         self.graph = data.tensors(QuantizedModel(smallest, fraction), stop=False)
         self._data, self._settings, self._teacher = data, settings, teacher
         self._optimizer = Adam([ParameterGroup(tuple(self.supernet.parameters.values()), settings.learning_rate)])

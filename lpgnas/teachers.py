@@ -22,7 +22,7 @@ from lpgnas.adam import Adam, ParameterGroup
 from lpgnas.dropout import Dropout
 from lpgnas.errors import ConfigError
 from lpgnas.fused_ops import Array, as_array
-from lpgnas.graph_tensors import GraphTensors, Neighbourhood, graph_tensors
+from lpgnas.graph_tensors import GraphTensors, Neighbourhood, graph_tensors, input_gain
 from lpgnas.manual_models import ModelShape, manual_spec
 from lpgnas.training import TrainingData, TrainingSettings, train_model, training_loss
 
@@ -114,7 +114,8 @@ def imbalance(views: Sequence[Tensor], expected: Tensor) -> Tensor:
 class _Perceptron:
     """One hidden layer, spread over a graph."""
 
-    def __init__(self, columns: int, hidden: int, num_classes: int) -> None:
+    def __init__(self, columns: int, hidden: int, num_classes: int, gain: float) -> None:
+        self._gain = gain
         self.first, self.second = (
             torch.nn.init.xavier_uniform_(torch.empty(wide, narrow)).t().contiguous().requires_grad_()
             for narrow, wide in ((columns, hidden), (hidden, num_classes))
@@ -124,7 +125,8 @@ class _Perceptron:
     def logits(self, graph: GraphTensors, dropout: Dropout | None = None) -> Tensor:
         """[N, C]."""
         features = None if dropout is None else dropout.features(graph.features)
-        hidden = functional.relu(graph.product(features)(self.first) + self.biases[0])
+        first = self.first if self._gain == 1.0 else self.first * self._gain
+        hidden = functional.relu(graph.product(features)(first) + self.biases[0])
         own = (hidden if dropout is None else dropout.entries(hidden)).matmul(self.second) + self.biases[1]
         return spread_logits(own, graph)
 
@@ -155,7 +157,8 @@ class _Ensemble:
         """Of a perceptron, spread."""
         graph, settings = self._graph, self.settings
         torch.manual_seed(seed)
-        model = _Perceptron(graph.features.columns, self.hidden, self.shape.num_classes)
+        gain = input_gain(self.data.graph, row_normalize=self.shape.row_normalize)
+        model = _Perceptron(graph.features.columns, self.hidden, self.shape.num_classes, gain)
         views = [Dropout(settings.dropout, seed + view * VIEW_SEEDS) for view in range(VIEWS if consistent else 1)]
         rate = settings.learning_rate
         rest = ParameterGroup((model.second, *model.biases), rate)

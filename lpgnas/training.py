@@ -22,7 +22,7 @@ from lpgnas.dropout import Dropout
 from lpgnas.errors import ConfigError
 from lpgnas.fused_ops import Targets, mixed_cross_entropy
 from lpgnas.graph import BoolArray, Graph
-from lpgnas.graph_tensors import GraphPart, GraphTensors, graph_tensors, input_fraction
+from lpgnas.graph_tensors import GraphPart, GraphTensors, graph_tensors, input_fraction, input_gain
 from lpgnas.input_words import rank_words
 from lpgnas.layers import QuantizedModel
 from lpgnas.number_formats import FLOAT32
@@ -89,6 +89,7 @@ class TrainingData:
     stop: Tensor
     ranked_words: Tensor | None = None
     _cache: dict[object, GraphTensors] = field(init=False, default_factory=dict, repr=False, compare=False)
+    _gains: dict[bool, float] = field(init=False, default_factory=dict, repr=False, compare=False)
     _parts: dict[object, GraphPart] = field(init=False, default_factory=dict, repr=False, compare=False)
 
     def tensors(self, model: QuantizedModel, *, stop: bool) -> GraphTensors:
@@ -122,6 +123,12 @@ class TrainingData:
         if self.ranked_words is not None:
             return self.ranked_words
         return torch.from_numpy(rank_words(self.graph, self.train.numpy()))
+
+    def input_gain(self, spec: ModelSpec) -> float:
+        """What the weights of the features are multiplied by in training (`lpgnas.graph_tensors.input_gain`)."""
+        if spec.row_normalize not in self._gains:
+            self._gains[spec.row_normalize] = input_gain(self.graph, row_normalize=spec.row_normalize)
+        return self._gains[spec.row_normalize]
 
     def kept_words(self, spec: ModelSpec) -> Tensor | None:
         """The columns of the features that `spec` keeps [K] int64, rising: the first by rank; None for all."""
@@ -179,7 +186,7 @@ def train_model(
     torch.manual_seed(seed)
     dropout = Dropout(settings.dropout, seed)
     fraction = input_fraction(data.graph, spec.input_format.bits, signed=spec.input_signed)
-    model = QuantizedModel(spec, fraction, data.kept_words(spec))
+    model = QuantizedModel(spec, fraction, data.kept_words(spec), data.input_gain(spec))
     whole = teacher is not None and settings.distillation > 0.0
     part = None if whole else data.part(model, stop=False)
     graph = data.tensors(model, stop=False) if part is None else part.tensors
@@ -272,6 +279,7 @@ class Keeper:
         if self._best is None:
             raise ConfigError("nothing was evaluated")
         self._model.load_state_dict(self._state)
+        self._model.fold_gain()
         return TrainedModel(self._model, self._best[0], -self._best[1], epochs)
 
 

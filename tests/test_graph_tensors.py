@@ -15,7 +15,7 @@ from scipy import sparse
 
 from lpgnas.errors import GraphError
 from lpgnas.graph import Graph
-from lpgnas.graph_tensors import CsrMatrix, graph_tensors, input_fraction
+from lpgnas.graph_tensors import CsrMatrix, graph_tensors, input_fraction, input_gain
 from lpgnas.layers import QuantizedModel
 from lpgnas.number_formats import FixedPoint, Rounding
 
@@ -146,3 +146,12 @@ def test_factors_of_another_size_are_refused() -> None:
         matrix.product(torch.ones(5, 3))
     with pytest.raises(GraphError, match="needs a factor of 4 rows, got 5"):
         matrix.transpose_times(np.ones((5, 3), np.float32))
+
+
+@pytest.mark.parametrize(("words", "gain"), [(0, 1.0), (18, 1.0), (63, 1.0), (64, 2.0), (255, 4.0), (256, 8.0)])
+def test_wide_rows_have_a_gain(words: int, gain: float) -> None:
+    x = np.zeros((4, 300), np.float32)
+    x[:, :words] = 1.0
+    graph = Graph("wide rows", x, np.zeros((2, 0), np.int64))
+    assert input_gain(graph, row_normalize=True) == gain
+    assert input_gain(graph, row_normalize=False) == 1.0

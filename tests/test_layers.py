@@ -223,6 +223,26 @@ def test_gradients_reach_every_parameter(spec: ModelSpec) -> None:
     assert silent == []
 
 
+@pytest.mark.parametrize("spec", [runs.every_operation(), runs.jumping_spec()], ids=["chain", "jumping"])
+def test_a_gain_is_folded_into_the_weights_of_the_features(spec: ModelSpec) -> None:
+    """To the bit, in blocks that read other blocks beside the features too."""
+    torch.manual_seed(0)
+    gained, graph = QuantizedModel(spec, 0, gain=8.0).double(), runs.small_graph()
+    before, latent = logits(gained, graph, observe=True), {name: one.clone() for name, one in gained.named_parameters()}
+    codes = gained.layer_codes()
+    gained.fold_gain()
+    assert torch.equal(logits(gained, graph), before)
+    plain = QuantizedModel(spec, 0).double()
+    plain.load_state_dict(gained.state_dict())
+    assert torch.equal(logits(plain, graph), before)
+    for block, old in zip(plain.layer_codes(), codes, strict=True):
+        np.testing.assert_array_equal(block.weight.codes, old.weight.codes)
+    read = {f"layers.{index}.{name}" for index, layer in enumerate(gained.blocks) for name in layer.input_parts()}
+    assert read
+    for name, value in gained.named_parameters():
+        assert torch.equal(value, latent[name] * (8.0 if name in read else 1.0))
+
+
 # --- the full-precision reference ---
 
 

@@ -42,6 +42,21 @@ def same(one: TrainedModel, other: TrainedModel) -> bool:
     return left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
 
 
+def test_a_gain_is_no_part_of_a_trained_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It changes how weights move, and the model that comes of it reads features as they are."""
+    data, plain = small_data(), train_model(SPEC, small_data(), QUICK, 0)
+    monkeypatch.setattr("lpgnas.training.input_gain", lambda graph, *, row_normalize: 8.0)
+    gained = train_model(SPEC, data, QUICK, 0)
+    assert not same(plain, gained)
+    again = QuantizedModel(SPEC, gained.model.input_fraction, gained.model.words)
+    again.load_state_dict(gained.model.state_dict())
+    tensors = graph_tensors(data.graph, again.input_format, SPEC.rounding, row_normalize=SPEC.row_normalize)
+    with torch.no_grad():
+        assert torch.equal(again(tensors), gained.model(tensors))
+    largest = [float(one.model.blocks[0].whole("weight").detach().abs().max()) for one in (plain, gained)]
+    assert largest[1] > 4 * largest[0]
+
+
 @pytest.fixture(scope="module")
 def trained() -> TrainedModel:
     return train_model(SPEC, small_data(), QUICK, 0)
