@@ -88,7 +88,7 @@ class Executor:
         check_program(program)
         self.program = program
         # Transforms read their weights by input column, so that outputs are contiguous.
-        self._parts = {
+        self.parts = {
             op.output: tuple(
                 TransposedPart(part.source.name, np.ascontiguousarray(part.spread().T), part.align, part.row_factor)
                 for part in program.parts(op)
@@ -113,7 +113,7 @@ class Executor:
     def prepare(self, x: Features, edge_index: npt.NDArray[np.int64]) -> Inference:
         """All of `run` but the operations; arguments and errors are the same."""
         check_inputs(self.program, x)
-        return Inference(self.program, self._parts, x, edge_index)
+        return Inference(self.program, self.parts, x, edge_index)
 
 
 @dataclass(frozen=True, eq=False)

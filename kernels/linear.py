@@ -119,6 +119,39 @@ def transform_sparse(
 
 
 @jit
+def accumulate_dense(
+    codes: AnyCodes, weight: AnyCodes, first: int, accumulators: npt.NDArray[Any], sums: npt.NDArray[np.int64]
+) -> None:
+    """`accumulators = codes @ weight` for a block of nodes.
+
+    Args:
+        codes: [N, F_s].
+        weight: [F_s, width].
+        first: the block's first node; it has as many as `accumulators` has rows.
+        accumulators: [block, width] in int32 or int64, as proved; written.
+        sums: [block], written: the sum of each row's codes.
+    """
+    for row in range(accumulators.shape[0]):
+        sums[row] = multiply_dense(codes[first + row], weight, accumulators[row])
+
+
+@jit
+def accumulate_sparse(
+    indptr: npt.NDArray[np.int64],
+    indices: npt.NDArray[np.int32],
+    codes: AnyCodes,
+    weight: AnyCodes,
+    first: int,
+    accumulators: npt.NDArray[Any],
+    sums: npt.NDArray[np.int64],
+) -> None:
+    """`accumulate_dense` of sparse codes (`indptr` [N + 1], `indices` and `codes` [nnz])."""
+    for row in range(accumulators.shape[0]):
+        begin, end = indptr[first + row], indptr[first + row + 1]
+        sums[row] = multiply_sparse(indices, codes, begin, end, weight, accumulators[row])
+
+
+@jit
 def add_aligned(
     accumulator: npt.NDArray[Any], row_factor: bool, total: np.int64, align: int, totals: npt.NDArray[np.int64]
 ) -> None:

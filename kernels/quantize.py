@@ -16,7 +16,8 @@ from lpgnas.jit import jit
 from lpgnas.number_formats import FixedPoint, Rounding
 from lpgnas.requantize import AnyCodes
 
-_MODES = {Rounding.HALF_EVEN: 0, Rounding.HALF_UP: 1, Rounding.FLOOR: 2}
+MODES = {Rounding.HALF_EVEN: 0, Rounding.HALF_UP: 1, Rounding.FLOOR: 2}
+"""Numbers of the rounding modes."""
 
 
 class SparseCodes(NamedTuple):
@@ -51,7 +52,7 @@ def quantize_features(x: Features, fmt: FixedPoint, rounding: Rounding) -> AnyCo
 
 def _quantize(values: npt.NDArray[np.float32], fmt: FixedPoint, rounding: Rounding) -> AnyCodes:
     codes = np.empty(values.shape, dtype=code_dtype(fmt.bits, signed=fmt.signed))
-    quantize_values(values, 2.0**fmt.fraction, _MODES[rounding], float(fmt.low), float(fmt.high), codes)
+    quantize_values(values, 2.0**fmt.fraction, MODES[rounding], float(fmt.low), float(fmt.high), codes)
     return codes
 
 
