@@ -130,7 +130,9 @@ class SiteCounts:
 
     @property
     def bits_needed(self) -> int:
-        """Bits of a fixed-point format of the same sign and fraction that holds every code reached."""
+        """Bits of a fixed-point format of the same sign and fraction that holds every code reached; all of another."""
+        if self.kind != "fixed":
+            return self.bits
         return code_bits(self.codes.low, self.codes.high, signed=self.low < 0)
 
     @property
@@ -416,10 +418,8 @@ class CountingInference(Inference):
         """Refuse codes of the nodes from `first` on that the kernels did not write."""
         written = self._tensors[name][first : first + len(codes)]
         if not np.array_equal(written, codes):
-            different = int((written != codes).sum())
-            raise CheckFailed(
-                f"{name}: {different} codes of nodes {first} to {first + len(codes) - 1} differ if counted"
-            )
+            different, last = int((written != codes).sum()), first + len(codes) - 1
+            raise CheckFailed(f"{name}: {different} codes of nodes {first} to {last} are not the counted ones")
 
     def _count_transform(self, operation: Transform) -> SiteCounts:
         out = self._program.tensor(operation.output)
