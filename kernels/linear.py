@@ -3,6 +3,9 @@
 One input is transformed in a single pass. Of several inputs, each adds its aligned products to a block of totals
 (`add_dense`, `add_sparse`), which `write_totals` then rounds. `weight` comes transposed, [F_in, width], so that the
 inner loop runs over contiguous outputs. `accumulator` [width] is scratch in int32 or int64, as the program proved.
+
+These loops take any codes. Where codes and weights have at most 8 bits and 32-bit accumulators are proved, the tiles of
+`lpgnas.kernels.transform_tiles` give the same numbers faster.
 """
 
 from __future__ import annotations

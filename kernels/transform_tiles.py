@@ -1,0 +1,405 @@
+"""Transforms of codes with at most 8 bits in tiles of int32 accumulators that stay in vector registers.
+
+Dense codes: 6 rows by 32, 16 or 8 columns; each 32-bit lane multiplies and adds a pair of codes (as int16) with a pair
+of weights, or a quad (uint8 by int8) where the processor has the VNNI instructions, whose sums of four do not saturate.
+Sparse binary codes: weight rows are added up, in int16 for as long as those cannot overflow.
+
+Accumulators may wrap on the way, since int32 holds the result as proved. The epilogue is in float64: every total stays
+below 2^53, so that a product with `factor * 2^-shift` and the addition of 1/2 are exact.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from lpgnas.jit import jit, lowered
+from lpgnas.kernels.linear import row_reciprocal
+from lpgnas.requantize import AnyCodes
+
+Lanes = npt.NDArray[Any]
+"""int32, each a pair of int16, or uint32, each a quad of bytes."""
+Int32Array = npt.NDArray[np.int32]
+
+ROWS, COLUMNS = 6, 32
+"""Of the largest tile."""
+BLOCK_ROWS = 96
+"""Rows whose packed codes are held at once."""
+CHUNK = 128
+"""Lanes of a row that are multiplied before the next tile: their weights stay in the nearest cache."""
+SHORT_SUMS = 256
+"""Weight rows that int16 can add up: 256 * 128 = 2^15, and the largest weight is 127."""
+
+
+class TiledWeight(NamedTuple):
+    """A weight [F, width] of int8 in the layouts of the tiles.
+
+    Attributes:
+        panels: [ceil(width / 32), ceil(F / group), 32] lanes, weights of `group` inputs in each; zeros beyond.
+        initial: [32 ceil(width / 32)] int32, what accumulators start from.
+        offset: added to every dense code, so that quads are unsigned; `initial` takes it back.
+        rows: [F, width up to a multiple of 8] int8, for sparse codes.
+        width: outputs.
+    """
+
+    panels: Lanes
+    initial: Int32Array
+    offset: int
+    rows: npt.NDArray[np.int8]
+    width: int
+
+
+@cache
+def lane_group() -> int:
+    """Codes in a lane: 4 where the processor multiplies and adds quads of bytes exactly, else 2."""
+    from numba.core.registry import cpu_target
+
+    features = str(cpu_target.target_context.codegen()._tm_features).split(",")
+    return 4 if {"+avx512vnni", "+avxvnni"} & set(features) else 2
+
+
+def tile_weight(weight: npt.NDArray[np.int8], *, signed: bool, group: int | None = None) -> TiledWeight:
+    """Lay out a weight for the tiles.
+
+    Args:
+        weight: [F, width].
+        signed: whether the codes that it is multiplied with are signed.
+        group: codes in a lane, 2 or 4; None for what suits the processor.
+    """
+    group = lane_group() if group is None else group
+    inputs, width = weight.shape
+    groups, panels = -(-inputs // group), -(-width // COLUMNS)
+    padded = np.zeros((groups * group, panels * COLUMNS), dtype=np.int16 if group == 2 else np.int8)
+    padded[:inputs, :width] = weight
+    lanes = padded.reshape(groups, group, panels, COLUMNS).transpose(2, 0, 3, 1)
+    packed = np.ascontiguousarray(lanes).view(np.int32 if group == 2 else np.uint32)[..., 0]
+    offset = 128 if signed and group == 4 else 0
+    initial = np.zeros(panels * COLUMNS, dtype=np.int32)
+    initial[:width] = -offset * weight.sum(axis=0, dtype=np.int64)
+    rows = np.zeros((inputs, -(-width // 8) * 8), dtype=np.int8)
+    rows[:, :width] = weight
+    return TiledWeight(np.ascontiguousarray(packed), initial, offset, rows, width)
+
+
+def _dense_tile(columns: int) -> Any:  # noqa: ANN401 - a function for other kernels
+    """A function `(codes, panels, accumulators, row, panel, first, last)` that adds the products of some lanes.
+
+    `accumulators[row : row + 6, 32 * panel : 32 * panel + columns]` gets those of the lanes `first` to `last - 1`.
+    """
+
+    def function(
+        codes: Lanes, panels: Lanes, accumulators: Int32Array, row: int, panel: int, first: int, last: int
+    ) -> None:
+        pairs = panels.dtype == np.int32
+        left = codes[row : row + ROWS, first:last].copy().view(np.int16 if pairs else np.uint8).astype(np.int64)
+        right = panels[panel, first:last, :columns].copy().view(np.int16 if pairs else np.int8).astype(np.int64)
+        right = right.reshape(last - first, columns, -1).transpose(0, 2, 1).reshape(-1, columns)
+        place = accumulators[row : row + ROWS, COLUMNS * panel : COLUMNS * panel + columns]
+        place[:] = (place + left @ right).astype(np.int32)
+
+    def make_intrinsic() -> Any:  # noqa: ANN401 - Numba is not imported before it compiles
+        from lpgnas.kernels.integer_tiles import dense_tile_intrinsic
+
+        return dense_tile_intrinsic(ROWS, columns)
+
+    return lowered(make_intrinsic)(function)
+
+
+def _row_tile(columns: int, *, coded: bool) -> Any:  # noqa: ANN401 - a function for other kernels
+    """A function `(indices, codes, start, end, weight, accumulators, row, first)` that adds up weight rows.
+
+    `accumulators[row, first : first + columns]` gets the sum of `weight[indices[e]]` over the entries `start` to
+    `end - 1`, of which there are at most 256; with `coded`, each times `codes[e]`.
+    """
+
+    def function(
+        indices: npt.NDArray[np.int32],
+        codes: AnyCodes,
+        start: int,
+        end: int,
+        weight: npt.NDArray[np.int8],
+        accumulators: Int32Array,
+        row: int,
+        first: int,
+    ) -> None:
+        span = slice(first, first + columns)
+        for e in range(start, end):
+            factor = np.int32(codes[e]) if coded else np.int32(1)
+            accumulators[row, span] += factor * weight[indices[e], span].astype(np.int32)
+
+    def make_intrinsic() -> Any:  # noqa: ANN401 - Numba is not imported before it compiles
+        from lpgnas.kernels.integer_tiles import row_tile_intrinsic
+
+        return row_tile_intrinsic(columns, coded=coded)
+
+    return lowered(make_intrinsic)(function)
+
+
+_dense_32, _dense_16, _dense_8 = (_dense_tile(columns) for columns in (32, 16, 8))
+_sum_64, _sum_32, _sum_16, _sum_8 = (_row_tile(columns, coded=False) for columns in (64, 32, 16, 8))
+_coded_64, _coded_32, _coded_16, _coded_8 = (_row_tile(columns, coded=True) for columns in (64, 32, 16, 8))
+
+
+@jit
+def pack_rows(codes: AnyCodes, first: int, count: int, offset: int, parts: AnyCodes) -> None:
+    """Codes of the rows `first` to `first + count - 1` of [N, F] in the layout of the tiles.
+
+    Args:
+        codes: [N, F].
+        first: the first row.
+        count: how many.
+        offset: added to every code.
+        parts: [rows up to a multiple of 6, group * lanes] int16 or uint8, written; zeros beyond the codes.
+    """
+    inputs = codes.shape[1]
+    for row in range(-(-count // ROWS) * ROWS):
+        place = parts[row]
+        if row < count:
+            source = codes[first + row]
+            for f in range(inputs):
+                place[f] = np.int64(source[f]) + offset
+            place[inputs:] = 0
+        else:
+            place[:] = 0
+
+
+@jit
+def sum_rows_of_codes(codes: AnyCodes, first: int, count: int, sums: npt.NDArray[np.int64]) -> None:
+    """`sums[row]`: the sum of the codes [N, F] of row `first + row`."""
+    for row in range(count):
+        total = np.int64(0)
+        source = codes[first + row]
+        for f in range(source.size):
+            total += np.int64(source[f])
+        sums[row] = total
+
+
+@jit
+def multiply_tiles(
+    packed: Lanes, rows: int, panels: Lanes, width: int, initial: Int32Array, accumulators: Int32Array
+) -> None:
+    """`accumulators[: rows] = initial + packed @ panels`, rows up to a multiple of 6; see `TiledWeight`."""
+    for row in range(-(-rows // ROWS) * ROWS):
+        accumulators[row] = initial
+    lanes = panels.shape[1]
+    for panel in range(panels.shape[0]):
+        columns = width - COLUMNS * panel
+        for first in range(0, lanes, CHUNK):
+            last = min(first + CHUNK, lanes)
+            for row in range(0, rows, ROWS):
+                if columns > 16:
+                    _dense_32(packed, panels, accumulators, row, panel, first, last)
+                elif columns > 8:
+                    _dense_16(packed, panels, accumulators, row, panel, first, last)
+                else:
+                    _dense_8(packed, panels, accumulators, row, panel, first, last)
+
+
+class DenseScratch(NamedTuple):
+    """What a block of dense rows is packed into.
+
+    Attributes:
+        parts: [96, group * lanes] int16 or uint8.
+        packed: the same memory as [96, lanes].
+        accumulators: [96, panels * 32] int32.
+        sums: [96] int64.
+    """
+
+    parts: AnyCodes
+    packed: Lanes
+    accumulators: Int32Array
+    sums: npt.NDArray[np.int64]
+
+
+def dense_scratch(weight: TiledWeight) -> DenseScratch:
+    """Scratch for `transform_dense_tiles` and `add_dense_tiles`."""
+    packed = np.empty((BLOCK_ROWS, weight.panels.shape[1]), dtype=weight.panels.dtype)
+    parts = packed.view(np.int16 if packed.dtype == np.int32 else np.uint8)
+    accumulators = np.empty((BLOCK_ROWS, weight.initial.size), dtype=np.int32)
+    return DenseScratch(parts, packed, accumulators, np.zeros(BLOCK_ROWS, dtype=np.int64))
+
+
+class RealRescale(NamedTuple):
+    """A rounding in float64, of totals below 2^53; see `real_rescale`.
+
+    Attributes:
+        scale: 2 to the negative shift.
+        mode: 0 half to even, 1 half up, 2 floor.
+        low: smallest result.
+        high: largest result.
+    """
+
+    scale: float
+    mode: int
+    low: float
+    high: float
+
+
+@jit
+def write_block(
+    accumulators: Int32Array,
+    sums: npt.NDArray[np.int64],
+    block: tuple[int, int],
+    row_factor: bool,
+    degree_factor: npt.NDArray[np.int64],
+    by: RealRescale,
+    out: AnyCodes,
+) -> None:
+    """Round accumulators [block, >= width] times their factors into the rows `block[0]` to `block[1] - 1` of `out`."""
+    for row in range(block[1] - block[0]):
+        factor = row_reciprocal(sums[row]) if row_factor else np.int64(1)
+        if degree_factor.size:
+            factor *= degree_factor[block[0] + row]
+        scale = np.float64(factor) * by.scale
+        source, place = accumulators[row], out[block[0] + row]
+        for c in range(place.size):
+            value = np.float64(source[c]) * scale
+            if by.mode == 0:
+                value = np.rint(value)
+            elif by.mode == 1:
+                value = np.floor(value + 0.5)
+            else:
+                value = np.floor(value)
+            place[c] = np.int32(min(max(value, by.low), by.high))
+
+
+@jit
+def accumulate_dense_tiles(
+    codes: AnyCodes, first: int, count: int, wants_sums: bool, weight: TiledWeight, scratch: DenseScratch
+) -> None:
+    """`scratch.accumulators` (and, if wanted, `sums`) of at most 96 rows of `codes` [N, F] from `first` on."""
+    if wants_sums:
+        sum_rows_of_codes(codes, first, count, scratch.sums)
+    pack_rows(codes, first, count, weight.offset, scratch.parts)
+    multiply_tiles(scratch.packed, count, weight.panels, weight.width, weight.initial, scratch.accumulators)
+
+
+@jit
+def transform_dense_tiles(
+    codes: AnyCodes,
+    weight: TiledWeight,
+    row_factor: bool,
+    degree_factor: npt.NDArray[np.int64],
+    by: RealRescale,
+    scratch: DenseScratch,
+    out: AnyCodes,
+) -> None:
+    """`lpgnas.kernels.linear.transform_dense` of codes with at most 8 bits and proved 32-bit accumulators."""
+    nodes = codes.shape[0]
+    for first in range(0, nodes, BLOCK_ROWS):
+        last = min(first + BLOCK_ROWS, nodes)
+        accumulate_dense_tiles(codes, first, last - first, row_factor, weight, scratch)
+        write_block(scratch.accumulators, scratch.sums, (first, last), row_factor, degree_factor, by, out)
+
+
+@jit
+def accumulate_sparse_tiles(
+    indptr: npt.NDArray[np.int64],
+    indices: npt.NDArray[np.int32],
+    codes: AnyCodes,
+    node: int,
+    weight: npt.NDArray[np.int8],
+    accumulators: Int32Array,
+) -> np.int64:
+    """The products of one sparse row into `accumulators` [1, width]; returns the sum of its codes.
+
+    `codes` [nnz] has at most 8 bits; [0] says that every entry is 1.
+    """
+    accumulators[:] = 0
+    start, last = indptr[node], indptr[node + 1]
+    total = last - start
+    if codes.size > 0:
+        total = np.int64(0)
+        for e in range(start, last):
+            total += np.int64(codes[e])
+    width = weight.shape[1]
+    while start < last:
+        end = min(start + SHORT_SUMS, last)
+        if codes.size > 0:
+            _add_coded(indices, codes, start, end, weight, accumulators, width)
+        else:
+            _add_ones(indices, codes, start, end, weight, accumulators, width)
+        start = end
+    return total
+
+
+@jit
+def _add_ones(
+    indices: npt.NDArray[np.int32],
+    codes: AnyCodes,
+    start: int,
+    end: int,
+    weight: npt.NDArray[np.int8],
+    accumulators: Int32Array,
+    width: int,
+) -> None:
+    c = 0
+    while c + 64 <= width:
+        _sum_64(indices, codes, start, end, weight, accumulators, 0, c)
+        c += 64
+    if c + 32 <= width:
+        _sum_32(indices, codes, start, end, weight, accumulators, 0, c)
+        c += 32
+    if c + 16 <= width:
+        _sum_16(indices, codes, start, end, weight, accumulators, 0, c)
+        c += 16
+    if c < width:
+        _sum_8(indices, codes, start, end, weight, accumulators, 0, c)
+
+
+@jit
+def _add_coded(
+    indices: npt.NDArray[np.int32],
+    codes: AnyCodes,
+    start: int,
+    end: int,
+    weight: npt.NDArray[np.int8],
+    accumulators: Int32Array,
+    width: int,
+) -> None:
+    c = 0
+    while c + 64 <= width:
+        _coded_64(indices, codes, start, end, weight, accumulators, 0, c)
+        c += 64
+    if c + 32 <= width:
+        _coded_32(indices, codes, start, end, weight, accumulators, 0, c)
+        c += 32
+    if c + 16 <= width:
+        _coded_16(indices, codes, start, end, weight, accumulators, 0, c)
+        c += 16
+    if c < width:
+        _coded_8(indices, codes, start, end, weight, accumulators, 0, c)
+
+
+@jit
+def transform_sparse_tiles(
+    indptr: npt.NDArray[np.int64],
+    indices: npt.NDArray[np.int32],
+    codes: AnyCodes,
+    weight: npt.NDArray[np.int8],
+    row_factor: bool,
+    degree_factor: npt.NDArray[np.int64],
+    by: RealRescale,
+    accumulators: Int32Array,
+    out: AnyCodes,
+) -> None:
+    """`lpgnas.kernels.linear.transform_sparse` of codes with at most 8 bits and proved 32-bit accumulators.
+
+    Args:
+        indptr: [N + 1].
+        indices: [nnz].
+        codes: [nnz], or [0] where every entry is 1.
+        weight: [F, width up to a multiple of 8], `TiledWeight.rows`.
+        row_factor: multiply by row24 of the row's sum.
+        degree_factor: [N], or empty for none.
+        by: the rounding.
+        accumulators: [1, width up to a multiple of 8], scratch.
+        out: [N, width], written.
+    """
+    sums = np.zeros(1, dtype=np.int64)
+    for node in range(out.shape[0]):
+        sums[0] = accumulate_sparse_tiles(indptr, indices, codes, node, weight, accumulators)
+        write_block(accumulators, sums, (node, node + 1), row_factor, degree_factor, by, out)
