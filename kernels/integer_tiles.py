@@ -121,7 +121,7 @@ class _Tile:
 
 
 class _DenseTile(_Tile):
-    """`rows` x `columns` accumulators in registers, as many at once as there are registers for."""
+    """`rows` x `columns` accumulators, two vectors of each row at once in registers."""
 
     def __init__(
         self, context: Code, builder: Code, signature: Code, arguments: Code, rows: int, columns: int, group: int
@@ -132,42 +132,38 @@ class _DenseTile(_Tile):
         _, _, _, self.row, self.panel, self.first, self.last = arguments
         wide = "+avx512bw" in self.features
         self.vector = ir.VectorType(LANE, min(columns, 16 if wide else 8))
-        self.registers = 24 if wide else 12
 
     def generate(self) -> Code:
-        at_once = max(1, min(self.rows, self.registers // (self.columns // self.vector.count)))
-        for begin in range(0, self.rows, at_once):
-            self._rows(range(begin, min(begin + at_once, self.rows)))
+        # two vectors of all rows: 12 of the 16 registers of AVX2 sum up, the others hold weights and codes
+        pair = 2 * self.vector.count
+        for begin in range(0, self.columns, pair):
+            self._pass(range(begin, min(begin + pair, self.columns), self.vector.count))
         return self.context.get_dummy_value()
 
-    def _rows(self, rows: range) -> None:
-        builder, lanes = self.builder, self.vector.count
-        steps = range(0, self.columns, lanes)
-        places = {}
-        totals = {}
-        for row in rows:
+    def _pass(self, steps: range) -> None:
+        builder = self.builder
+        sources, places, totals = [], {}, {}
+        for row in range(self.rows):
             number = builder.add(self.row, ir.Constant(WORD, row))
+            sources.append(self.at(self.codes, number, ir.Constant(WORD, 0)))
             for step in steps:
-                column = builder.add(builder.mul(self.panel, self.size(self.panels, 2)), ir.Constant(WORD, step))
+                column = builder.mul(self.panel, self.size(self.panels, 2))
+                column = builder.add(column, ir.Constant(WORD, step))
                 places[row, step] = self.at(self.accumulators, number, column)
                 totals[row, step] = cgutils.alloca_once(builder, self.vector)
                 builder.store(self.load(places[row, step], self.vector, 4), totals[row, step])
-        sources = {
-            row: self.at(self.codes, builder.add(self.row, ir.Constant(WORD, row)), ir.Constant(WORD, 0))
-            for row in rows
-        }
         with cgutils.for_range_slice(builder, self.first, self.last, ir.Constant(WORD, 1), inc=True) as (entry, _):
             weights = {
                 step: self.load(self.at(self.panels, self.panel, entry, ir.Constant(WORD, step)), self.vector, 4)
                 for step in steps
             }
-            for row in rows:
-                code = splat(builder, builder.load(builder.gep(sources[row], [entry])), self.vector)
+            for row, source in enumerate(sources):
+                code = splat(builder, builder.load(builder.gep(source, [entry])), self.vector)
                 for step in steps:
                     total = totals[row, step]
                     builder.store(self._dot(builder.load(total), code, weights[step]), total)
-        for place, total in zip(places.values(), totals.values(), strict=True):
-            self.store(builder.load(total), place, 4)
+        for key, place in places.items():
+            self.store(builder.load(totals[key]), place, 4)
 
     def _dot(self, total: Code, codes: Code, weights: Code) -> Code:
         """`total` + the products of the codes and weights that lie in each 32-bit lane."""

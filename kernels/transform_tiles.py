@@ -5,7 +5,8 @@ of weights, or a quad (uint8 by int8) where the processor has the VNNI instructi
 Sparse binary codes: weight rows are added up, in int16 for as long as those cannot overflow.
 
 Accumulators may wrap on the way, since int32 holds the result as proved. The epilogue is in float64: every total stays
-below 2^53, so that a product with `factor * 2^-shift` and the addition of 1/2 are exact.
+below 2^53, so that a product with `factor * 2^-shift` and the addition of 1/2 are exact; where totals stay below 2^24,
+float32 does.
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ import numpy as np
 import numpy.typing as npt
 
 from lpgnas.jit import jit, lowered
-from lpgnas.kernels.linear import row_reciprocal
+from lpgnas.kernels.linear import add_aligned, row_reciprocal
+from lpgnas.kernels.quantize import MODES
+from lpgnas.number_formats import Rounding
 from lpgnas.requantize import AnyCodes
 
 Lanes = npt.NDArray[Any]
@@ -26,10 +29,14 @@ Int32Array = npt.NDArray[np.int32]
 
 ROWS, COLUMNS = 6, 32
 """Of the largest tile."""
-BLOCK_ROWS = 96
+BLOCK_ROWS = 384
 """Rows whose packed codes are held at once."""
+CACHED_ROWS = 96
+"""Rows of them that are multiplied with all panels before the next ones."""
 CHUNK = 128
 """Lanes of a row that are multiplied before the next tile: their weights stay in the nearest cache."""
+SPARSE_ROWS = 64
+"""Sparse rows whose accumulators are held at once."""
 SHORT_SUMS = 256
 """Weight rows that int16 can add up: 256 * 128 = 2^15, and the largest weight is 127."""
 
@@ -61,11 +68,11 @@ def lane_group() -> int:
     return 4 if {"+avx512vnni", "+avxvnni"} & set(features) else 2
 
 
-def tile_weight(weight: npt.NDArray[np.int8], *, signed: bool, group: int | None = None) -> TiledWeight:
+def tile_weight(weight: AnyCodes, *, signed: bool, group: int | None = None) -> TiledWeight:
     """Lay out a weight for the tiles.
 
     Args:
-        weight: [F, width].
+        weight: [F, width] int8.
         signed: whether the codes that it is multiplied with are signed.
         group: codes in a lane, 2 or 4; None for what suits the processor.
     """
@@ -184,28 +191,29 @@ def multiply_tiles(
     """`accumulators[: rows] = initial + packed @ panels`, rows up to a multiple of 6; see `TiledWeight`."""
     for row in range(-(-rows // ROWS) * ROWS):
         accumulators[row] = initial
-    lanes = panels.shape[1]
-    for panel in range(panels.shape[0]):
-        columns = width - COLUMNS * panel
-        for first in range(0, lanes, CHUNK):
-            last = min(first + CHUNK, lanes)
-            for row in range(0, rows, ROWS):
-                if columns > 16:
-                    _dense_32(packed, panels, accumulators, row, panel, first, last)
-                elif columns > 8:
-                    _dense_16(packed, panels, accumulators, row, panel, first, last)
-                else:
-                    _dense_8(packed, panels, accumulators, row, panel, first, last)
+    steps = -(-panels.shape[1] // CHUNK)
+    cached = -(-rows // CACHED_ROWS)
+    for turn in range(cached * panels.shape[0] * steps):
+        block, rest = turn // (panels.shape[0] * steps), turn % (panels.shape[0] * steps)
+        panel, first = rest // steps, rest % steps * CHUNK
+        columns, last = width - COLUMNS * panel, min(first + CHUNK, panels.shape[1])
+        for row in range(block * CACHED_ROWS, min((block + 1) * CACHED_ROWS, rows), ROWS):
+            if columns > 16:
+                _dense_32(packed, panels, accumulators, row, panel, first, last)
+            elif columns > 8:
+                _dense_16(packed, panels, accumulators, row, panel, first, last)
+            else:
+                _dense_8(packed, panels, accumulators, row, panel, first, last)
 
 
 class DenseScratch(NamedTuple):
     """What a block of dense rows is packed into.
 
     Attributes:
-        parts: [96, group * lanes] int16 or uint8.
-        packed: the same memory as [96, lanes].
-        accumulators: [96, panels * 32] int32.
-        sums: [96] int64.
+        parts: [384, group * lanes] int16 or uint8.
+        packed: the same memory as [384, lanes].
+        accumulators: [384, panels * 32] int32.
+        sums: [384] int64.
     """
 
     parts: AnyCodes
@@ -215,7 +223,7 @@ class DenseScratch(NamedTuple):
 
 
 def dense_scratch(weight: TiledWeight) -> DenseScratch:
-    """Scratch for `transform_dense_tiles` and `add_dense_tiles`."""
+    """Scratch for `accumulate_dense_tiles`."""
     packed = np.empty((BLOCK_ROWS, weight.panels.shape[1]), dtype=weight.panels.dtype)
     parts = packed.view(np.int16 if packed.dtype == np.int32 else np.uint8)
     accumulators = np.empty((BLOCK_ROWS, weight.initial.size), dtype=np.int32)
@@ -223,19 +231,32 @@ def dense_scratch(weight: TiledWeight) -> DenseScratch:
 
 
 class RealRescale(NamedTuple):
-    """A rounding in float64, of totals below 2^53; see `real_rescale`.
+    """A rounding in floats that hold every total exactly; see `real_rescale`.
 
     Attributes:
         scale: 2 to the negative shift.
-        mode: 0 half to even, 1 half up, 2 floor.
+        half: 1/2.
         low: smallest result.
         high: largest result.
+        mode: 0 half to even, 1 half up, 2 floor.
+        reals: [width], scratch.
     """
 
-    scale: float
+    scale: np.floating[Any]
+    half: np.floating[Any]
+    low: np.floating[Any]
+    high: np.floating[Any]
     mode: int
-    low: float
-    high: float
+    reals: npt.NDArray[np.floating[Any]]
+
+
+def real_rescale(shift: int, rounding: Rounding, clamp: tuple[int, int], total_bound: int, width: int) -> RealRescale:
+    """The constants of `requantize(., shift, *clamp)` for rows of `width` totals up to `total_bound`, below 2^53."""
+    real = np.float32 if total_bound < 1 << 24 else np.float64
+    low, high = clamp
+    return RealRescale(
+        real(2.0**-shift), real(0.5), real(low), real(high), MODES[rounding], np.empty(width, dtype=real)
+    )
 
 
 @jit
@@ -249,50 +270,82 @@ def write_block(
     out: AnyCodes,
 ) -> None:
     """Round accumulators [block, >= width] times their factors into the rows `block[0]` to `block[1] - 1` of `out`."""
+    reals = by.reals
     for row in range(block[1] - block[0]):
         factor = row_reciprocal(sums[row]) if row_factor else np.int64(1)
         if degree_factor.size:
             factor *= degree_factor[block[0] + row]
-        scale = np.float64(factor) * by.scale
+        reals[0] = factor
+        scale = reals[0] * by.scale
         source, place = accumulators[row], out[block[0] + row]
         for c in range(place.size):
-            value = np.float64(source[c]) * scale
+            reals[c] = source[c]
+        for c in range(place.size):
+            value = reals[c] * scale
             if by.mode == 0:
                 value = np.rint(value)
             elif by.mode == 1:
-                value = np.floor(value + 0.5)
+                value = np.floor(value + by.half)
             else:
                 value = np.floor(value)
             place[c] = np.int32(min(max(value, by.low), by.high))
 
 
-@jit
 def accumulate_dense_tiles(
-    codes: AnyCodes, first: int, count: int, wants_sums: bool, weight: TiledWeight, scratch: DenseScratch
+    codes: AnyCodes, block: tuple[int, int], wants_sums: bool, weight: TiledWeight, scratch: DenseScratch
 ) -> None:
-    """`scratch.accumulators` (and, if wanted, `sums`) of at most 96 rows of `codes` [N, F] from `first` on."""
+    """`scratch.accumulators` (and, if wanted, `sums`) of at most 384 rows of `codes` [N, F].
+
+    Three kernels rather than one: that of the tiles, which is long, is compiled once for all kinds of codes.
+    """
+    first, count = block[0], block[1] - block[0]
     if wants_sums:
         sum_rows_of_codes(codes, first, count, scratch.sums)
     pack_rows(codes, first, count, weight.offset, scratch.parts)
     multiply_tiles(scratch.packed, count, weight.panels, weight.width, weight.initial, scratch.accumulators)
 
 
-@jit
 def transform_dense_tiles(
     codes: AnyCodes,
     weight: TiledWeight,
     row_factor: bool,
     degree_factor: npt.NDArray[np.int64],
     by: RealRescale,
-    scratch: DenseScratch,
     out: AnyCodes,
 ) -> None:
     """`lpgnas.kernels.linear.transform_dense` of codes with at most 8 bits and proved 32-bit accumulators."""
-    nodes = codes.shape[0]
-    for first in range(0, nodes, BLOCK_ROWS):
-        last = min(first + BLOCK_ROWS, nodes)
-        accumulate_dense_tiles(codes, first, last - first, row_factor, weight, scratch)
-        write_block(scratch.accumulators, scratch.sums, (first, last), row_factor, degree_factor, by, out)
+    scratch = dense_scratch(weight)
+    for first in range(0, len(codes), BLOCK_ROWS):
+        block = (first, min(first + BLOCK_ROWS, len(codes)))
+        accumulate_dense_tiles(codes, block, row_factor, weight, scratch)
+        write_block(scratch.accumulators, scratch.sums, block, row_factor, degree_factor, by, out)
+
+
+@jit
+def add_rows_aligned(
+    accumulators: Int32Array,
+    sums: npt.NDArray[np.int64],
+    row_factor: bool,
+    align: int,
+    totals: npt.NDArray[np.int64],
+) -> None:
+    """`totals[row] += (accumulators[row] * row factor) << align` for the rows and columns of `totals`."""
+    for row in range(totals.shape[0]):
+        add_aligned(accumulators[row][: totals.shape[1]], row_factor, sums[row], align, totals[row])
+
+
+def add_dense_tiles(
+    codes: AnyCodes,
+    weight: TiledWeight,
+    row_factor: bool,
+    align: int,
+    first: int,
+    scratch: DenseScratch,
+    totals: npt.NDArray[np.int64],
+) -> None:
+    """`lpgnas.kernels.linear.add_dense` in tiles, of at most 384 nodes."""
+    accumulate_dense_tiles(codes, (first, first + len(totals)), row_factor, weight, scratch)
+    add_rows_aligned(scratch.accumulators, scratch.sums, row_factor, align, totals)
 
 
 @jit
@@ -300,30 +353,51 @@ def accumulate_sparse_tiles(
     indptr: npt.NDArray[np.int64],
     indices: npt.NDArray[np.int32],
     codes: AnyCodes,
-    node: int,
+    block: tuple[int, int],
     weight: npt.NDArray[np.int8],
     accumulators: Int32Array,
-) -> np.int64:
-    """The products of one sparse row into `accumulators` [1, width]; returns the sum of its codes.
+    sums: npt.NDArray[np.int64],
+) -> None:
+    """The products of the rows `block[0]` to `block[1] - 1`, and the sums of their codes.
 
-    `codes` [nnz] has at most 8 bits; [0] says that every entry is 1.
+    Args:
+        indptr: [N + 1].
+        indices: [nnz].
+        codes: [nnz] of at most 8 bits, or [0] where every entry is 1.
+        block: at most 64 rows.
+        weight: [F, width up to a multiple of 8], `TiledWeight.rows`.
+        accumulators: [64, width up to a multiple of 8], written.
+        sums: [64], written.
     """
-    accumulators[:] = 0
-    start, last = indptr[node], indptr[node + 1]
-    total = last - start
-    if codes.size > 0:
-        total = np.int64(0)
-        for e in range(start, last):
-            total += np.int64(codes[e])
-    width = weight.shape[1]
-    while start < last:
-        end = min(start + SHORT_SUMS, last)
-        if codes.size > 0:
-            _add_coded(indices, codes, start, end, weight, accumulators, width)
-        else:
-            _add_ones(indices, codes, start, end, weight, accumulators, width)
-        start = end
-    return total
+    ones = codes.size == 0
+    for row in range(block[1] - block[0]):
+        accumulators[row, :] = 0
+        start, last = indptr[block[0] + row], indptr[block[0] + row + 1]
+        sums[row] = last - start
+        if not ones:
+            sums[row] = 0
+            for e in range(start, last):
+                sums[row] += np.int64(codes[e])
+        while start < last:
+            end = min(start + SHORT_SUMS, last)
+            if ones:
+                _add_ones(indices, codes, start, end, weight, accumulators, row)
+            else:
+                _add_coded(indices, codes, start, end, weight, accumulators, row)
+            start = end
+
+
+class SparseScratch(NamedTuple):
+    """Accumulators [64, width up to a multiple of 8] int32 and sums [64] int64 of a block of sparse rows."""
+
+    accumulators: Int32Array
+    sums: npt.NDArray[np.int64]
+
+
+def sparse_scratch(weight: TiledWeight) -> SparseScratch:
+    """Scratch for `transform_sparse_tiles` and `add_sparse_tiles`."""
+    accumulators = np.empty((SPARSE_ROWS, weight.rows.shape[1]), dtype=np.int32)
+    return SparseScratch(accumulators, np.empty(SPARSE_ROWS, dtype=np.int64))
 
 
 @jit
@@ -334,20 +408,20 @@ def _add_ones(
     end: int,
     weight: npt.NDArray[np.int8],
     accumulators: Int32Array,
-    width: int,
+    row: int,
 ) -> None:
-    c = 0
+    c, width = 0, weight.shape[1]
     while c + 64 <= width:
-        _sum_64(indices, codes, start, end, weight, accumulators, 0, c)
+        _sum_64(indices, codes, start, end, weight, accumulators, row, c)
         c += 64
     if c + 32 <= width:
-        _sum_32(indices, codes, start, end, weight, accumulators, 0, c)
+        _sum_32(indices, codes, start, end, weight, accumulators, row, c)
         c += 32
     if c + 16 <= width:
-        _sum_16(indices, codes, start, end, weight, accumulators, 0, c)
+        _sum_16(indices, codes, start, end, weight, accumulators, row, c)
         c += 16
     if c < width:
-        _sum_8(indices, codes, start, end, weight, accumulators, 0, c)
+        _sum_8(indices, codes, start, end, weight, accumulators, row, c)
 
 
 @jit
@@ -358,20 +432,20 @@ def _add_coded(
     end: int,
     weight: npt.NDArray[np.int8],
     accumulators: Int32Array,
-    width: int,
+    row: int,
 ) -> None:
-    c = 0
+    c, width = 0, weight.shape[1]
     while c + 64 <= width:
-        _coded_64(indices, codes, start, end, weight, accumulators, 0, c)
+        _coded_64(indices, codes, start, end, weight, accumulators, row, c)
         c += 64
     if c + 32 <= width:
-        _coded_32(indices, codes, start, end, weight, accumulators, 0, c)
+        _coded_32(indices, codes, start, end, weight, accumulators, row, c)
         c += 32
     if c + 16 <= width:
-        _coded_16(indices, codes, start, end, weight, accumulators, 0, c)
+        _coded_16(indices, codes, start, end, weight, accumulators, row, c)
         c += 16
     if c < width:
-        _coded_8(indices, codes, start, end, weight, accumulators, 0, c)
+        _coded_8(indices, codes, start, end, weight, accumulators, row, c)
 
 
 @jit
@@ -383,23 +457,36 @@ def transform_sparse_tiles(
     row_factor: bool,
     degree_factor: npt.NDArray[np.int64],
     by: RealRescale,
-    accumulators: Int32Array,
+    scratch: SparseScratch,
     out: AnyCodes,
 ) -> None:
     """`lpgnas.kernels.linear.transform_sparse` of codes with at most 8 bits and proved 32-bit accumulators.
 
-    Args:
-        indptr: [N + 1].
-        indices: [nnz].
-        codes: [nnz], or [0] where every entry is 1.
-        weight: [F, width up to a multiple of 8], `TiledWeight.rows`.
-        row_factor: multiply by row24 of the row's sum.
-        degree_factor: [N], or empty for none.
-        by: the rounding.
-        accumulators: [1, width up to a multiple of 8], scratch.
-        out: [N, width], written.
+    Sparse codes and weight as `accumulate_sparse_tiles` takes them.
     """
-    sums = np.zeros(1, dtype=np.int64)
-    for node in range(out.shape[0]):
-        sums[0] = accumulate_sparse_tiles(indptr, indices, codes, node, weight, accumulators)
-        write_block(accumulators, sums, (node, node + 1), row_factor, degree_factor, by, out)
+    accumulators, sums = scratch.accumulators, scratch.sums
+    for first in range(0, out.shape[0], SPARSE_ROWS):
+        block = (first, min(first + SPARSE_ROWS, out.shape[0]))
+        accumulate_sparse_tiles(indptr, indices, codes, block, weight, accumulators, sums)
+        write_block(accumulators, sums, block, row_factor, degree_factor, by, out)
+
+
+@jit
+def add_sparse_tiles(
+    indptr: npt.NDArray[np.int64],
+    indices: npt.NDArray[np.int32],
+    codes: AnyCodes,
+    weight: npt.NDArray[np.int8],
+    row_factor: bool,
+    align: int,
+    first: int,
+    scratch: SparseScratch,
+    totals: npt.NDArray[np.int64],
+) -> None:
+    """`lpgnas.kernels.linear.add_sparse` in tiles; sparse codes and weight as `accumulate_sparse_tiles` takes them."""
+    accumulators, sums = scratch.accumulators, scratch.sums
+    for start in range(0, totals.shape[0], SPARSE_ROWS):
+        end = min(start + SPARSE_ROWS, totals.shape[0])
+        block = (first + start, first + end)
+        accumulate_sparse_tiles(indptr, indices, codes, block, weight, accumulators, sums)
+        add_rows_aligned(accumulators, sums, row_factor, align, totals[start:end])
