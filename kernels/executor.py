@@ -256,14 +256,13 @@ class Inference:
         clamp = (out.low, out.high)
         by = real_rescale(operation.shift, self._program.rounding, clamp, operation.total_bound, out.columns)
         if sparse is not None:
-            rest = (tiles.rows, part.row_factor, factor, by, sparse_scratch(tiles), codes)
-            transform_sparse_tiles(sparse.indptr, sparse.indices, self._coded(sparse), *rest)
+            transform_sparse_tiles(self._coded(sparse), tiles, part.row_factor, factor, by, codes)
         else:
             transform_dense_tiles(self._codes(part.source), tiles, part.row_factor, factor, by, codes)
 
-    def _coded(self, sparse: SparseCodes) -> AnyCodes:
-        """The codes of a sparse input, none where all of them are 1."""
-        return sparse.codes[:0] if self._program.input.bits == 1 else sparse.codes
+    def _coded(self, sparse: SparseCodes) -> SparseCodes:
+        """A sparse input without its codes where all of them are 1."""
+        return sparse._replace(codes=sparse.codes[:0]) if self._program.input.bits == 1 else sparse
 
     def _add_part(
         self, part: TransposedPart, first: int, scratch: npt.NDArray[Any], totals: npt.NDArray[np.int64]
@@ -271,8 +270,7 @@ class Inference:
         sparse, tiles = self._sparse(part.source), part.tiles
         place = (part.row_factor, part.align, first)
         if tiles is not None and sparse is not None:
-            entries = (sparse.indptr, sparse.indices, self._coded(sparse))
-            add_sparse_tiles(*entries, tiles.rows, *place, sparse_scratch(tiles), totals)
+            add_sparse_tiles(self._coded(sparse), tiles, *place, sparse_scratch(tiles), totals)
         elif tiles is not None:
             add_dense_tiles(self._codes(part.source), tiles, *place, dense_scratch(tiles), totals)
         elif sparse is not None:

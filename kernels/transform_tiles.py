@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from lpgnas.jit import jit, lowered
 from lpgnas.kernels.linear import add_aligned, row_reciprocal
-from lpgnas.kernels.quantize import MODES
+from lpgnas.kernels.quantize import MODES, SparseCodes
 from lpgnas.number_formats import Rounding
 from lpgnas.requantize import AnyCodes
 
@@ -35,7 +35,7 @@ CACHED_ROWS = 96
 """Rows of them that are multiplied with all panels before the next ones."""
 CHUNK = 128
 """Lanes of a row that are multiplied before the next tile: their weights stay in the nearest cache."""
-SPARSE_ROWS = 64
+SPARSE_ROWS = 512
 """Sparse rows whose accumulators are held at once."""
 SHORT_SUMS = 256
 """Weight rows that int16 can add up: 256 * 128 = 2^15, and the largest weight is 127."""
@@ -296,7 +296,7 @@ def accumulate_dense_tiles(
 ) -> None:
     """`scratch.accumulators` (and, if wanted, `sums`) of at most 384 rows of `codes` [N, F].
 
-    Three kernels rather than one: that of the tiles, which is long, is compiled once for all kinds of codes.
+    Several kernels rather than one: that of the tiles, which is long, is compiled once for all kinds of codes.
     """
     first, count = block[0], block[1] - block[0]
     if wants_sums:
@@ -364,10 +364,10 @@ def accumulate_sparse_tiles(
         indptr: [N + 1].
         indices: [nnz].
         codes: [nnz] of at most 8 bits, or [0] where every entry is 1.
-        block: at most 64 rows.
+        block: at most 512 rows.
         weight: [F, width up to a multiple of 8], `TiledWeight.rows`.
-        accumulators: [64, width up to a multiple of 8], written.
-        sums: [64], written.
+        accumulators: [512, width up to a multiple of 8], written.
+        sums: [512], written.
     """
     ones = codes.size == 0
     for row in range(block[1] - block[0]):
@@ -388,7 +388,7 @@ def accumulate_sparse_tiles(
 
 
 class SparseScratch(NamedTuple):
-    """Accumulators [64, width up to a multiple of 8] int32 and sums [64] int64 of a block of sparse rows."""
+    """Accumulators [512, width up to a multiple of 8] int32 and sums [512] int64 of a block of sparse rows."""
 
     accumulators: Int32Array
     sums: npt.NDArray[np.int64]
@@ -448,45 +448,35 @@ def _add_coded(
         _coded_8(indices, codes, start, end, weight, accumulators, row, c)
 
 
-@jit
 def transform_sparse_tiles(
-    indptr: npt.NDArray[np.int64],
-    indices: npt.NDArray[np.int32],
-    codes: AnyCodes,
-    weight: npt.NDArray[np.int8],
+    entries: SparseCodes,
+    weight: TiledWeight,
     row_factor: bool,
     degree_factor: npt.NDArray[np.int64],
     by: RealRescale,
-    scratch: SparseScratch,
     out: AnyCodes,
 ) -> None:
     """`lpgnas.kernels.linear.transform_sparse` of codes with at most 8 bits and proved 32-bit accumulators.
 
-    Sparse codes and weight as `accumulate_sparse_tiles` takes them.
+    `entries.codes` [0] says that every entry is 1.
     """
-    accumulators, sums = scratch.accumulators, scratch.sums
-    for first in range(0, out.shape[0], SPARSE_ROWS):
-        block = (first, min(first + SPARSE_ROWS, out.shape[0]))
-        accumulate_sparse_tiles(indptr, indices, codes, block, weight, accumulators, sums)
+    accumulators, sums = sparse_scratch(weight)
+    for first in range(0, len(out), SPARSE_ROWS):
+        block = (first, min(first + SPARSE_ROWS, len(out)))
+        accumulate_sparse_tiles(*entries, block, weight.rows, accumulators, sums)
         write_block(accumulators, sums, block, row_factor, degree_factor, by, out)
 
 
-@jit
 def add_sparse_tiles(
-    indptr: npt.NDArray[np.int64],
-    indices: npt.NDArray[np.int32],
-    codes: AnyCodes,
-    weight: npt.NDArray[np.int8],
+    entries: SparseCodes,
+    weight: TiledWeight,
     row_factor: bool,
     align: int,
     first: int,
     scratch: SparseScratch,
     totals: npt.NDArray[np.int64],
 ) -> None:
-    """`lpgnas.kernels.linear.add_sparse` in tiles; sparse codes and weight as `accumulate_sparse_tiles` takes them."""
-    accumulators, sums = scratch.accumulators, scratch.sums
-    for start in range(0, totals.shape[0], SPARSE_ROWS):
-        end = min(start + SPARSE_ROWS, totals.shape[0])
-        block = (first + start, first + end)
-        accumulate_sparse_tiles(indptr, indices, codes, block, weight, accumulators, sums)
-        add_rows_aligned(accumulators, sums, row_factor, align, totals[start:end])
+    """`lpgnas.kernels.linear.add_sparse` in tiles, of at most 512 nodes; entries as `transform_sparse_tiles`."""
+    accumulators, sums = scratch
+    accumulate_sparse_tiles(*entries, (first, first + len(totals)), weight.rows, accumulators, sums)
+    add_rows_aligned(accumulators, sums, row_factor, align, totals)
