@@ -2,14 +2,15 @@
 
     python -m benchmarks.transforms --data-root FOLDER
 
-One process, one thread; contenders take turns, the order turns from round to round. Ours takes codes and gives codes:
-packing, products, rounding and saturation; torch and scipy only multiply. `tile in L1` is our dense kernel on data that
-stays in the nearest cache, without packing and rounding: what it could reach. Times depend on the machine.
+One process, one thread, process time; contenders take turns, the order turns from round to round. Ours takes codes and
+gives codes: packing, products, rounding and saturation; torch and scipy only multiply. `tiles alone` is our dense kernel
+on one block that stays in the cache, without packing and rounding: what it could reach. Times depend on the machine.
 """
 
 from __future__ import annotations
 
 import argparse
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -27,7 +28,7 @@ from lpgnas.bench import Contender, cpu_name, interleaved
 from lpgnas.datasets import load_dataset
 from lpgnas.kernels.quantize import SparseCodes
 from lpgnas.kernels.transform_tiles import (
-    CACHED_ROWS,
+    BLOCK_ROWS,
     CHUNK,
     COLUMNS,
     RealRescale,
@@ -44,7 +45,7 @@ from lpgnas.report import markdown_table
 
 DENSE = (("Cora's shape", 2708, 1433, 64), ("Cora's shape", 2708, 1433, 256), ("PubMed's shape", 19717, 500, 64))
 SPARSE = (("cora", 64), ("cora", 256), ("planetoid/CiteSeer", 64), ("amazon/Photo", 64), ("amazon/Computers", 64))
-OURS, TORCH, SCIPY, CEILING = "ours, int8", "torch, float32", "scipy, float32", "tile in L1"
+OURS, TORCH, SCIPY, CEILING = "ours, int8", "torch, float32", "scipy, float32", "tiles alone"
 NO_FACTOR = np.zeros(0, dtype=np.int64)
 Int8Array = npt.NDArray[np.int8]
 
@@ -85,9 +86,8 @@ def ceiling(products: int) -> Callable[[], None]:
     tiles = tile_weight(np.ones((inputs, COLUMNS), dtype=np.int8), signed=False)
     scratch = dense_scratch(tiles)
     scratch.parts[:] = 1
-    rows = CACHED_ROWS // 4
-    turns = max(1, round(products / (rows * inputs * COLUMNS)))
-    arguments = (scratch.packed, rows, tiles.panels, tiles.width, tiles.initial, scratch.accumulators)
+    turns = max(1, round(products / (BLOCK_ROWS * inputs * COLUMNS)))
+    arguments = (scratch.packed, BLOCK_ROWS, tiles.panels, tiles.width, tiles.initial, scratch.accumulators)
 
     def call() -> None:
         for _ in range(turns):
@@ -123,7 +123,7 @@ def measure(cases: list[Case], rounds: int) -> pd.DataFrame:
     """One row a case and contender: milliseconds, and torch's time as a multiple."""
     rows: list[dict[str, Any]] = []
     for case in cases:
-        timed = interleaved(case.contenders, rounds)
+        timed = interleaved(case.contenders, rounds, time.process_time_ns)
         reference = next(one["median_ms"] for one in timed if one["name"] == TORCH)
         for one in timed:
             row = {"kind": case.kind, "case": case.name, "contender": one["name"]}
@@ -139,7 +139,7 @@ def summary(rows: pd.DataFrame, rounds: int) -> str:
     lanes = {2: "pairs of int16 (vpmaddwd where AVX2 is)", 4: "quads of bytes (vpdpbusd)"}[lane_group()]
     text = (
         f"Made by `python -m benchmarks.transforms --data-root FOLDER`. {cpu_name()}, one thread, {rounds} interleaved "
-        f"rounds, median and quartiles; dense lanes hold {lanes}.\n"
+        f"rounds of process time, median and quartiles; dense lanes hold {lanes}.\n"
     )
     for kind, part in rows.groupby("kind", sort=False):
         lines = [

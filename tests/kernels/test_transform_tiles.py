@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -43,6 +44,16 @@ import test_transform_tiles as tests
 import numpy as np
 for case in range(30):
     tests.check(*tests.drawn(case), group=2 + 2 * (case % 2))
+"""
+
+VNNI = """
+import numba
+from numba import types
+from lpgnas.kernels.transform_tiles import lane_group, multiply_tiles
+lanes, sums = (lambda axes, kind=kind: types.Array(kind, axes, "C") for kind in (types.uint32, types.int32))
+kernel = numba.njit(error_model="numpy")(multiply_tiles._function)
+kernel.compile((lanes(2), types.int64, lanes(3), types.int64, sums(1), sums(2)))
+print(lane_group(), "vpdpbusd" in next(iter(kernel.inspect_asm().values())))
 """
 
 Codes = npt.NDArray[Any]
@@ -132,7 +143,7 @@ def drawn(seed: int) -> tuple[Codes, Codes]:
     return codes, weight
 
 
-@settings(max_examples=150)
+@settings(max_examples=100)
 @given(
     seed=st.integers(0, 1 << 30),
     rounding=st.sampled_from(list(Rounding)),
@@ -218,10 +229,22 @@ def test_totals_at_their_limit(rounding: Rounding) -> None:
             assert out[0].tolist() == [naive.requantize(total, shift, -128, 127, str(rounding)) for total in totals]
 
 
-def test_without_compilation() -> None:
+def python(code: str, **variables: str) -> str:
     root = Path(__file__).parents[2]
     paths = os.pathsep.join([str(root), str(root / "tests"), str(root / "tests/kernels")])
-    environment = {**os.environ, "NUMBA_DISABLE_JIT": "1", "PYTHONPATH": paths}
-    command = [sys.executable, "-W", "error", "-c", WITHOUT_JIT]
+    environment = {**os.environ, "PYTHONPATH": paths, **variables}
+    command = [sys.executable, "-W", "error", "-c", code]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_without_compilation() -> None:
+    python(WITHOUT_JIT, NUMBA_DISABLE_JIT="1")
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="compiles for other x86 processors")
+def test_processors_with_vnni_get_its_instruction() -> None:
+    """Compiled, not run: the quads that it replaces are tested above on any processor."""
+    features = "+sse4.2,+avx,+avx2,+fma,+avx512f,+avx512bw,+avx512vl,+avx512dq,+avx512vnni"
+    assert python(VNNI, NUMBA_CPU_NAME="znver4", NUMBA_CPU_FEATURES=features) == "4 True\n"
