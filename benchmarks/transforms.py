@@ -3,8 +3,8 @@
     python -m benchmarks.transforms --data-root FOLDER
 
 One process, one thread, process time; contenders take turns, the order turns from round to round. Ours takes codes and
-gives codes: packing, products, rounding and saturation; torch and scipy only multiply. `tiles alone` is our dense kernel
-on one block that stays in the cache, without packing and rounding: what it could reach. Times depend on the machine.
+gives codes, with packing, rounding and saturation; torch and scipy only multiply. `tiles alone` is our dense kernel on
+one block that stays in the cache, without packing and rounding: what it could reach. Times depend on the machine.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ from lpgnas.kernels.transform_tiles import (
     lane_group,
     multiply_tiles,
     real_rescale,
+    sparse_scratch,
     tile_weight,
     transform_dense_tiles,
     transform_sparse_tiles,
@@ -73,7 +74,11 @@ def dense_case(name: str, nodes: int, inputs: int, width: int) -> Case:
     left, right = (torch.from_numpy(array.astype(np.float32)) for array in (codes, weight))
     products = torch.empty((nodes, width))
     contenders = (
-        Contender(OURS, "", partial(transform_dense_tiles, codes, tiles, False, NO_FACTOR, by, out)),
+        Contender(
+            OURS,
+            "",
+            partial(transform_dense_tiles, codes, tiles, False, NO_FACTOR, by, dense_scratch(tiles, nodes), out),
+        ),
         Contender(TORCH, "", partial(torch.mm, left, right, out=products)),
         Contender(CEILING, "", ceiling(nodes * inputs * width)),
     )
@@ -84,7 +89,7 @@ def ceiling(products: int) -> Callable[[], None]:
     """The kernel of the tiles on one block that is multiplied until it has done `products` multiply-adds."""
     inputs = CHUNK * lane_group() // 2
     tiles = tile_weight(np.ones((inputs, COLUMNS), dtype=np.int8), signed=False)
-    scratch = dense_scratch(tiles)
+    scratch = dense_scratch(tiles, BLOCK_ROWS)
     scratch.parts[:] = 1
     turns = max(1, round(products / (BLOCK_ROWS * inputs * COLUMNS)))
     arguments = (scratch.packed, BLOCK_ROWS, tiles.panels, tiles.width, tiles.initial, scratch.accumulators)
@@ -111,7 +116,11 @@ def sparse_case(dataset: str, width: int, data_root: Path | None) -> Case:
     )
     real = weight.astype(np.float32)
     contenders = (
-        Contender(OURS, "", partial(transform_sparse_tiles, entries, tiles, False, NO_FACTOR, by, out)),
+        Contender(
+            OURS,
+            "",
+            partial(transform_sparse_tiles, entries, tiles, False, NO_FACTOR, by, sparse_scratch(tiles, len(out)), out),
+        ),
         Contender(TORCH, "", partial(torch.sparse.mm, left, torch.from_numpy(real))),
         Contender(SCIPY, "", lambda: x @ real),
     )

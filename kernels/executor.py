@@ -32,6 +32,8 @@ from lpgnas.kernels.lookup import look_up
 from lpgnas.kernels.quantize import SparseCodes, code_dtype, quantize_features
 from lpgnas.kernels.spmm import Epilogue, aggregate_max, aggregate_sum, take_own
 from lpgnas.kernels.transform_tiles import (
+    DenseScratch,
+    SparseScratch,
     TiledWeight,
     add_dense_tiles,
     add_sparse_tiles,
@@ -61,7 +63,7 @@ class Prediction:
         codes: [N, C] int64 codes of the logits.
         logits: [N, C] float32, `codes * 2^-fraction`.
         arena_bytes: bytes allocated for the tensors that the program computes, logits included. The input's codes,
-            one row of accumulators, the totals of one block of nodes and the scores of one block of edges are apart.
+            the accumulators and totals of one block of nodes and the scores of one block of edges are apart.
     """
 
     codes: npt.NDArray[np.int64]
@@ -167,6 +169,8 @@ class Inference:
         self._edge_index = edge_index
         self._nodes = int(x.shape[0])
         self._graphs: dict[bool, CsrGraph] = {}
+        self._dense_scratches: dict[int, DenseScratch] = {}  # by the identity of a weight, which lives in `parts`
+        self._sparse_scratches: dict[int, SparseScratch] = {}
         loops = {op.self_loops for op in program.operations if isinstance(op, Aggregate) and _reads_edges(op)}
         self._graph(min(loops, default=False)).check_degree(program.max_degree)
         self._x = quantize_features(x, program.input_format, program.rounding)
@@ -256,9 +260,22 @@ class Inference:
         clamp = (out.low, out.high)
         by = real_rescale(operation.shift, self._program.rounding, clamp, operation.total_bound, out.columns)
         if sparse is not None:
-            transform_sparse_tiles(self._coded(sparse), tiles, part.row_factor, factor, by, codes)
+            rest = (part.row_factor, factor, by, self._sparse_scratch(tiles), codes)
+            transform_sparse_tiles(self._coded(sparse), tiles, *rest)
         else:
-            transform_dense_tiles(self._codes(part.source), tiles, part.row_factor, factor, by, codes)
+            scratch = self._dense_scratch(tiles)
+            transform_dense_tiles(self._codes(part.source), tiles, part.row_factor, factor, by, scratch, codes)
+
+    def _dense_scratch(self, tiles: TiledWeight) -> DenseScratch:
+        """Memory that repeated predictions share: fresh pages would cost more than some transforms."""
+        if id(tiles) not in self._dense_scratches:
+            self._dense_scratches[id(tiles)] = dense_scratch(tiles, self._nodes)
+        return self._dense_scratches[id(tiles)]
+
+    def _sparse_scratch(self, tiles: TiledWeight) -> SparseScratch:
+        if id(tiles) not in self._sparse_scratches:
+            self._sparse_scratches[id(tiles)] = sparse_scratch(tiles, self._nodes)
+        return self._sparse_scratches[id(tiles)]
 
     def _coded(self, sparse: SparseCodes) -> SparseCodes:
         """A sparse input without its codes where all of them are 1."""
@@ -270,9 +287,9 @@ class Inference:
         sparse, tiles = self._sparse(part.source), part.tiles
         place = (part.row_factor, part.align, first)
         if tiles is not None and sparse is not None:
-            add_sparse_tiles(self._coded(sparse), tiles, *place, sparse_scratch(tiles), totals)
+            add_sparse_tiles(self._coded(sparse), tiles, *place, self._sparse_scratch(tiles), totals)
         elif tiles is not None:
-            add_dense_tiles(self._codes(part.source), tiles, *place, dense_scratch(tiles), totals)
+            add_dense_tiles(self._codes(part.source), tiles, *place, self._dense_scratch(tiles), totals)
         elif sparse is not None:
             add_sparse(*sparse, part.weight, *place, scratch, totals)
         else:

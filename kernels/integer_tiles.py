@@ -62,7 +62,7 @@ def row_tile_intrinsic(columns: int, *, coded: bool) -> Code:
         first: Code,
     ) -> Code:
         _require(types.int32, indices, accumulators)
-        _require(types.int8, weight)
+        _require(types.uint8, weight)
         integer = types.int64
         signature = types.void(indices, codes, integer, integer, weight, accumulators, integer, integer)
 
@@ -203,35 +203,46 @@ class _DenseTile(_Tile):
 
 
 class _RowTile(_Tile):
-    """`columns` int16 sums of weight rows in registers, or int32 sums of their products with codes."""
+    """Sums of weight rows of bytes, two columns in an int16 lane, or int32 sums of their products with codes."""
 
     def __init__(self, context: Code, builder: Code, signature: Code, arguments: Code, columns: int) -> None:
         super().__init__(context, builder, signature, arguments)
         self.indices, self.weight, self.accumulators = (self.array(position) for position in (0, 4, 5))
         _, _, self.start, self.end, _, _, self.row, self.first = arguments
-        self.bytes, self.shorts, self.words = (ir.VectorType(ir.IntType(bits), columns) for bits in (8, 16, 32))
+        self.half = columns // 2
+        self.shorts, self.words = (ir.VectorType(ir.IntType(bits), self.half) for bits in (16, 32))
 
     def generate(self, *, coded: bool) -> Code:
         builder = self.builder
-        place = self.at(self.accumulators, self.row, self.first)
+        second = builder.add(self.first, ir.Constant(WORD, self.half))
+        places = [self.at(self.accumulators, self.row, column) for column in (self.first, second)]
         sums = self.words if coded else self.shorts
-        total = cgutils.alloca_once(builder, sums)
-        builder.store(self.load(place, self.words, 4) if coded else self.constant(0, sums), total)
+        totals = [cgutils.alloca_once(builder, sums) for _ in places]
+        for total in totals:
+            builder.store(self.constant(0, sums), total)
         with cgutils.for_range_slice(builder, self.start, self.end, ir.Constant(WORD, 1), inc=True) as (entry, _):
             index = builder.sext(builder.load(builder.gep(self.indices.data, [entry])), WORD)
-            row = builder.sext(self.load(self.at(self.weight, index, self.first), self.bytes, 1), self.shorts)
-            if coded:
-                row = builder.sext(builder.mul(row, self._code(entry)), self.words)
-            builder.store(builder.add(builder.load(total), row), total)
-        result = builder.load(total)
-        if not coded:
-            result = builder.add(self.load(place, self.words, 4), builder.sext(result, self.words))
-        self.store(result, place, 4)
+            row = self.load(self.at(self.weight, index, self.first), self.shorts, 1)
+            for total, term in zip(totals, self._products(row, entry) if coded else self._ones(row), strict=True):
+                builder.store(builder.add(builder.load(total), term), total)
+        low, high = (builder.load(total) for total in totals)
+        if not coded:  # the first sum was that of whole lanes: taking the upper bytes off leaves the lower ones
+            low = builder.sub(low, builder.shl(high, self.constant(8, sums)))
+            low, high = (builder.zext(one, self.words) for one in (low, high))
+        for place, result in zip(places, (low, high), strict=True):
+            self.store(builder.add(self.load(place, self.words, 4), result), place, 4)
         return self.context.get_dummy_value()
 
-    def _code(self, entry: Code) -> Code:
-        """The code of an entry in every int16 lane."""
-        codes, kind = self.array(1), self._signature.args[1].dtype
-        code = self.builder.load(self.builder.gep(codes.data, [entry]))
-        widen = self.builder.sext if kind.signed else self.builder.zext
-        return splat(self.builder, widen(code, self.shorts.element), self.shorts)
+    def _ones(self, row: Code) -> tuple[Code, Code]:
+        """Whole lanes, and their upper bytes."""
+        return row, self.builder.lshr(row, self.constant(8, self.shorts))
+
+    def _products(self, row: Code, entry: Code) -> list[Code]:
+        """The code of an entry times the lower and the upper bytes."""
+        builder, kind = self.builder, self._signature.args[1].dtype
+        widen = builder.sext if kind.signed else builder.zext
+        code = widen(builder.load(builder.gep(self.array(1).data, [entry])), self.shorts.element)
+        code = splat(builder, code, self.shorts)
+        lower = builder.and_(row, self.constant(255, self.shorts))
+        upper = builder.lshr(row, self.constant(8, self.shorts))
+        return [widen(builder.mul(part, code), self.words) for part in (lower, upper)]

@@ -2,7 +2,8 @@
 
 Dense codes: 6 rows by 32, 16 or 8 columns; each 32-bit lane multiplies and adds a pair of codes (as int16) with a pair
 of weights, or a quad (uint8 by int8) where the processor has the VNNI instructions, whose sums of four do not saturate.
-Sparse binary codes: weight rows are added up, in int16 for as long as those cannot overflow.
+Sparse binary codes: weight rows are added up as bytes, two columns in an int16 lane: one sum of whole lanes and one of
+their upper bytes tell both columns apart for as long as 16 bits hold them. No multiplication, no widening.
 
 Accumulators may wrap on the way, since int32 holds the result as proved. The epilogue is in float64: every total stays
 below 2^53, so that a product with `factor * 2^-shift` and the addition of 1/2 are exact; where totals stay below 2^24,
@@ -18,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lpgnas.jit import jit, lowered
+from lpgnas.kernels.arena import ALIGNMENT
 from lpgnas.kernels.linear import add_aligned, row_reciprocal
 from lpgnas.kernels.quantize import MODES, SparseCodes
 from lpgnas.number_formats import Rounding
@@ -29,16 +31,16 @@ Int32Array = npt.NDArray[np.int32]
 
 ROWS, COLUMNS = 6, 32
 """Of the largest tile."""
-BLOCK_ROWS = 384
+BLOCK_ROWS = 768
 """Rows whose packed codes are held at once."""
 CACHED_ROWS = 96
 """Rows of them that are multiplied with all panels before the next ones."""
 CHUNK = 128
 """Lanes of a row that are multiplied before the next tile: their weights stay in the nearest cache."""
-SPARSE_ROWS = 512
-"""Sparse rows whose accumulators are held at once."""
+SPARSE_SUMS = 1 << 16
+"""Accumulators of sparse rows that are held at once."""
 SHORT_SUMS = 256
-"""Weight rows that int16 can add up: 256 * 128 = 2^15, and the largest weight is 127."""
+"""Weight rows whose bytes 16 bits can add up: 256 * 255 < 2^16."""
 
 
 class TiledWeight(NamedTuple):
@@ -48,14 +50,15 @@ class TiledWeight(NamedTuple):
         panels: [ceil(width / 32), ceil(F / group), 32] lanes, weights of `group` inputs in each; zeros beyond.
         initial: [32 ceil(width / 32)] int32, what accumulators start from.
         offset: added to every dense code, so that quads are unsigned; `initial` takes it back.
-        rows: [F, width up to a multiple of 8] int8, for sparse codes.
+        rows: [F, width up to a multiple of 8] uint8, for sparse codes: weights + 128, the columns of a tile in turns
+            from its first and its second half.
         width: outputs.
     """
 
     panels: Lanes
     initial: Int32Array
     offset: int
-    rows: npt.NDArray[np.int8]
+    rows: npt.NDArray[np.uint8]
     width: int
 
 
@@ -86,9 +89,30 @@ def tile_weight(weight: AnyCodes, *, signed: bool, group: int | None = None) -> 
     offset = 128 if signed and group == 4 else 0
     initial = np.zeros(panels * COLUMNS, dtype=np.int32)
     initial[:width] = -offset * weight.sum(axis=0, dtype=np.int64)
-    rows = np.zeros((inputs, -(-width // 8) * 8), dtype=np.int8)
-    rows[:, :width] = weight
-    return TiledWeight(np.ascontiguousarray(packed), initial, offset, rows, width)
+    return TiledWeight(_aligned(packed), initial, offset, _aligned(_byte_rows(weight)), width)
+
+
+def _aligned(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """A C-contiguous copy that starts on a cache line, so that a vector of it lies in one."""
+    buffer = np.empty(array.nbytes + ALIGNMENT, dtype=np.uint8)
+    begin = -buffer.ctypes.data % ALIGNMENT
+    copy = buffer[begin : begin + array.nbytes].view(array.dtype).reshape(array.shape)
+    copy[:] = array
+    return copy
+
+
+def _byte_rows(weight: AnyCodes) -> npt.NDArray[np.uint8]:
+    """`TiledWeight.rows`."""
+    inputs, width = weight.shape
+    rows = np.full((inputs, -(-width // 8) * 8), 128, dtype=np.uint8)
+    rows[:, :width] = weight.astype(np.int16) + 128
+    first = 0
+    for columns in (64, 32, 16, 8):
+        while first + columns <= rows.shape[1]:
+            tile = rows[:, first : first + columns]
+            tile[:] = tile.reshape(inputs, 2, columns // 2).transpose(0, 2, 1).reshape(inputs, columns)
+            first += columns
+    return rows
 
 
 def _dense_tile(columns: int) -> Any:  # noqa: ANN401 - a function for other kernels
@@ -119,7 +143,7 @@ def _row_tile(columns: int, *, coded: bool) -> Any:  # noqa: ANN401 - a function
     """A function `(indices, codes, start, end, weight, accumulators, row, first)` that adds up weight rows.
 
     `accumulators[row, first : first + columns]` gets the sum of `weight[indices[e]]` over the entries `start` to
-    `end - 1`, of which there are at most 256; with `coded`, each times `codes[e]`.
+    `end - 1`, of which there are at most 256; with `coded`, each times `codes[e]`. `weight` is `TiledWeight.rows`.
     """
 
     def function(
@@ -127,15 +151,15 @@ def _row_tile(columns: int, *, coded: bool) -> Any:  # noqa: ANN401 - a function
         codes: AnyCodes,
         start: int,
         end: int,
-        weight: npt.NDArray[np.int8],
+        weight: npt.NDArray[np.uint8],
         accumulators: Int32Array,
         row: int,
         first: int,
     ) -> None:
-        span = slice(first, first + columns)
         for e in range(start, end):
             factor = np.int32(codes[e]) if coded else np.int32(1)
-            accumulators[row, span] += factor * weight[indices[e], span].astype(np.int32)
+            tile = weight[indices[e], first : first + columns].astype(np.int32)
+            accumulators[row, first : first + columns] += factor * tile.reshape(-1, 2).T.ravel()
 
     def make_intrinsic() -> Any:  # noqa: ANN401 - Numba is not imported before it compiles
         from lpgnas.kernels.integer_tiles import row_tile_intrinsic
@@ -210,10 +234,10 @@ class DenseScratch(NamedTuple):
     """What a block of dense rows is packed into.
 
     Attributes:
-        parts: [384, group * lanes] int16 or uint8.
-        packed: the same memory as [384, lanes].
-        accumulators: [384, panels * 32] int32.
-        sums: [384] int64.
+        parts: [rows, group * lanes] int16 or uint8.
+        packed: the same memory as [rows, lanes].
+        accumulators: [rows, panels * 32] int32.
+        sums: [rows] int64.
     """
 
     parts: AnyCodes
@@ -222,12 +246,13 @@ class DenseScratch(NamedTuple):
     sums: npt.NDArray[np.int64]
 
 
-def dense_scratch(weight: TiledWeight) -> DenseScratch:
-    """Scratch for `accumulate_dense_tiles`."""
-    packed = np.empty((BLOCK_ROWS, weight.panels.shape[1]), dtype=weight.panels.dtype)
+def dense_scratch(weight: TiledWeight, rows: int) -> DenseScratch:
+    """Scratch for `rows` rows at once, up to a multiple of 6, but at most 768."""
+    rows = min(-(-rows // ROWS) * ROWS, BLOCK_ROWS)
+    packed = np.empty((rows, weight.panels.shape[1]), dtype=weight.panels.dtype)
     parts = packed.view(np.int16 if packed.dtype == np.int32 else np.uint8)
-    accumulators = np.empty((BLOCK_ROWS, weight.initial.size), dtype=np.int32)
-    return DenseScratch(parts, packed, accumulators, np.zeros(BLOCK_ROWS, dtype=np.int64))
+    accumulators = np.empty((rows, weight.initial.size), dtype=np.int32)
+    return DenseScratch(parts, packed, accumulators, np.zeros(rows, dtype=np.int64))
 
 
 class RealRescale(NamedTuple):
@@ -294,7 +319,7 @@ def write_block(
 def accumulate_dense_tiles(
     codes: AnyCodes, block: tuple[int, int], wants_sums: bool, weight: TiledWeight, scratch: DenseScratch
 ) -> None:
-    """`scratch.accumulators` (and, if wanted, `sums`) of at most 384 rows of `codes` [N, F].
+    """`scratch.accumulators` (and, if wanted, `sums`) of a block of rows of `codes` [N, F].
 
     Several kernels rather than one: that of the tiles, which is long, is compiled once for all kinds of codes.
     """
@@ -311,12 +336,12 @@ def transform_dense_tiles(
     row_factor: bool,
     degree_factor: npt.NDArray[np.int64],
     by: RealRescale,
+    scratch: DenseScratch,
     out: AnyCodes,
 ) -> None:
     """`lpgnas.kernels.linear.transform_dense` of codes with at most 8 bits and proved 32-bit accumulators."""
-    scratch = dense_scratch(weight)
-    for first in range(0, len(codes), BLOCK_ROWS):
-        block = (first, min(first + BLOCK_ROWS, len(codes)))
+    for first in range(0, len(codes), len(scratch.sums)):
+        block = (first, min(first + len(scratch.sums), len(codes)))
         accumulate_dense_tiles(codes, block, row_factor, weight, scratch)
         write_block(scratch.accumulators, scratch.sums, block, row_factor, degree_factor, by, out)
 
@@ -343,9 +368,11 @@ def add_dense_tiles(
     scratch: DenseScratch,
     totals: npt.NDArray[np.int64],
 ) -> None:
-    """`lpgnas.kernels.linear.add_dense` in tiles, of at most 384 nodes."""
-    accumulate_dense_tiles(codes, (first, first + len(totals)), row_factor, weight, scratch)
-    add_rows_aligned(scratch.accumulators, scratch.sums, row_factor, align, totals)
+    """`lpgnas.kernels.linear.add_dense` in tiles."""
+    for start in range(0, len(totals), len(scratch.sums)):
+        part = totals[start : start + len(scratch.sums)]
+        accumulate_dense_tiles(codes, (first + start, first + start + len(part)), row_factor, weight, scratch)
+        add_rows_aligned(scratch.accumulators, scratch.sums, row_factor, align, part)
 
 
 @jit
@@ -354,7 +381,7 @@ def accumulate_sparse_tiles(
     indices: npt.NDArray[np.int32],
     codes: AnyCodes,
     block: tuple[int, int],
-    weight: npt.NDArray[np.int8],
+    weight: npt.NDArray[np.uint8],
     accumulators: Int32Array,
     sums: npt.NDArray[np.int64],
 ) -> None:
@@ -364,20 +391,20 @@ def accumulate_sparse_tiles(
         indptr: [N + 1].
         indices: [nnz].
         codes: [nnz] of at most 8 bits, or [0] where every entry is 1.
-        block: at most 512 rows.
+        block: at most as many rows as `accumulators` has.
         weight: [F, width up to a multiple of 8], `TiledWeight.rows`.
-        accumulators: [512, width up to a multiple of 8], written.
-        sums: [512], written.
+        accumulators: [rows, width up to a multiple of 8], written.
+        sums: [rows], written.
     """
     ones = codes.size == 0
     for row in range(block[1] - block[0]):
-        accumulators[row, :] = 0
         start, last = indptr[block[0] + row], indptr[block[0] + row + 1]
         sums[row] = last - start
         if not ones:
             sums[row] = 0
             for e in range(start, last):
                 sums[row] += np.int64(codes[e])
+        accumulators[row, :] = -128 * sums[row]  # the bytes are 128 too large
         while start < last:
             end = min(start + SHORT_SUMS, last)
             if ones:
@@ -388,16 +415,17 @@ def accumulate_sparse_tiles(
 
 
 class SparseScratch(NamedTuple):
-    """Accumulators [512, width up to a multiple of 8] int32 and sums [512] int64 of a block of sparse rows."""
+    """Accumulators [rows, width up to a multiple of 8] int32 and sums [rows] int64 of a block of sparse rows."""
 
     accumulators: Int32Array
     sums: npt.NDArray[np.int64]
 
 
-def sparse_scratch(weight: TiledWeight) -> SparseScratch:
-    """Scratch for `transform_sparse_tiles` and `add_sparse_tiles`."""
-    accumulators = np.empty((SPARSE_ROWS, weight.rows.shape[1]), dtype=np.int32)
-    return SparseScratch(accumulators, np.empty(SPARSE_ROWS, dtype=np.int64))
+def sparse_scratch(weight: TiledWeight, rows: int) -> SparseScratch:
+    """Scratch for at most `rows` rows at once, fewer where they are wide."""
+    width = weight.rows.shape[1]
+    rows = min(rows, max(1, SPARSE_SUMS // width))
+    return SparseScratch(np.empty((rows, width), dtype=np.int32), np.empty(rows, dtype=np.int64))
 
 
 @jit
@@ -406,7 +434,7 @@ def _add_ones(
     codes: AnyCodes,
     start: int,
     end: int,
-    weight: npt.NDArray[np.int8],
+    weight: npt.NDArray[np.uint8],
     accumulators: Int32Array,
     row: int,
 ) -> None:
@@ -430,7 +458,7 @@ def _add_coded(
     codes: AnyCodes,
     start: int,
     end: int,
-    weight: npt.NDArray[np.int8],
+    weight: npt.NDArray[np.uint8],
     accumulators: Int32Array,
     row: int,
 ) -> None:
@@ -454,15 +482,16 @@ def transform_sparse_tiles(
     row_factor: bool,
     degree_factor: npt.NDArray[np.int64],
     by: RealRescale,
+    scratch: SparseScratch,
     out: AnyCodes,
 ) -> None:
     """`lpgnas.kernels.linear.transform_sparse` of codes with at most 8 bits and proved 32-bit accumulators.
 
     `entries.codes` [0] says that every entry is 1.
     """
-    accumulators, sums = sparse_scratch(weight)
-    for first in range(0, len(out), SPARSE_ROWS):
-        block = (first, min(first + SPARSE_ROWS, len(out)))
+    accumulators, sums = scratch
+    for first in range(0, len(out), len(sums)):
+        block = (first, min(first + len(sums), len(out)))
         accumulate_sparse_tiles(*entries, block, weight.rows, accumulators, sums)
         write_block(accumulators, sums, block, row_factor, degree_factor, by, out)
 
@@ -476,7 +505,10 @@ def add_sparse_tiles(
     scratch: SparseScratch,
     totals: npt.NDArray[np.int64],
 ) -> None:
-    """`lpgnas.kernels.linear.add_sparse` in tiles, of at most 512 nodes; entries as `transform_sparse_tiles`."""
+    """`lpgnas.kernels.linear.add_sparse` in tiles; entries as `transform_sparse_tiles` takes them."""
     accumulators, sums = scratch
-    accumulate_sparse_tiles(*entries, (first, first + len(totals)), weight.rows, accumulators, sums)
-    add_rows_aligned(accumulators, sums, row_factor, align, totals)
+    for start in range(0, len(totals), len(sums)):
+        part = totals[start : start + len(sums)]
+        block = (first + start, first + start + len(part))
+        accumulate_sparse_tiles(*entries, block, weight.rows, accumulators, sums)
+        add_rows_aligned(accumulators, sums, row_factor, align, part)

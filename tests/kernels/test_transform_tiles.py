@@ -24,7 +24,7 @@ from lpgnas.kernels.transform_tiles import (
     BLOCK_ROWS,
     CHUNK,
     SHORT_SUMS,
-    SPARSE_ROWS,
+    SPARSE_SUMS,
     TiledWeight,
     add_dense_tiles,
     add_sparse_tiles,
@@ -111,8 +111,8 @@ def check(
     out = np.full((4, len(codes), width), 77, dtype=kind)
     entries, scratch = as_sparse(codes), np.empty(width, dtype=np.int64)
     values = entries.codes if entries.codes.size else np.ones(entries.indices.size, dtype=codes.dtype)
-    transform_dense_tiles(codes, tiles, row_factor, factor, by, out[0])
-    transform_sparse_tiles(entries, tiles, row_factor, factor, by, out[1])
+    transform_dense_tiles(codes, tiles, row_factor, factor, by, dense_scratch(tiles, len(codes)), out[0])
+    transform_sparse_tiles(entries, tiles, row_factor, factor, by, sparse_scratch(tiles, len(codes)), out[1])
     transform_dense(codes, weight, row_factor, factor, integers, scratch, out[2])
     transform_sparse(*entries[:2], values, weight, row_factor, factor, integers, scratch, out[3])
     for name, one in zip(("dense tiles", "sparse tiles", "dense loops", "sparse loops"), out, strict=True):
@@ -126,8 +126,8 @@ def check_totals(codes: Codes, weight: Codes, tiles: TiledWeight, *, row_factor:
     factor = [naive.reciprocal(24, sum(row)) if row_factor else 1 for row in codes.tolist()]
     products = codes.astype(np.int64) @ weight.astype(np.int64) * np.array(factor)[:, None] * 8 + 5
     totals = np.full((2, last - first, weight.shape[1]), 5, dtype=np.int64)
-    add_dense_tiles(codes, tiles, row_factor, 3, first, dense_scratch(tiles), totals[0])
-    add_sparse_tiles(as_sparse(codes), tiles, row_factor, 3, first, sparse_scratch(tiles), totals[1])
+    add_dense_tiles(codes, tiles, row_factor, 3, first, dense_scratch(tiles, 7), totals[0])
+    add_sparse_tiles(as_sparse(codes), tiles, row_factor, 3, first, sparse_scratch(tiles, 7), totals[1])
     assert np.array_equal(totals[0], products[first:])
     assert np.array_equal(totals[1], products[first:])
 
@@ -187,7 +187,7 @@ def test_everything_extreme(inputs: int, sign: int, group: int) -> None:
             check(codes, weight, shift=shift, group=group)
 
 
-@pytest.mark.parametrize("nodes", [1, 5, 6, 7, SPARSE_ROWS + 1, BLOCK_ROWS - 1, BLOCK_ROWS + 7])
+@pytest.mark.parametrize("nodes", [1, 5, 6, 7, SPARSE_SUMS // 64 + 1, BLOCK_ROWS - 1, BLOCK_ROWS + 7])
 def test_numbers_of_rows(nodes: int) -> None:
     rng = np.random.default_rng(nodes)
     codes = (rng.random((nodes, 10)) < 0.3).astype(np.uint8)
@@ -207,7 +207,7 @@ def test_ties_of_every_rounding() -> None:
             out = np.empty((256, 4), dtype=np.int8)
             by = real_rescale(4, rounding, (-128, 127), bound, 4)
             assert by.reals.dtype == (np.float32 if bound < 1 << 24 else np.float64)
-            transform_dense_tiles(codes, tiles, False, NO_FACTOR, by, out)
+            transform_dense_tiles(codes, tiles, False, NO_FACTOR, by, dense_scratch(tiles, 256), out)
             assert out.tolist() == wanted
 
 
@@ -224,7 +224,7 @@ def test_totals_at_their_limit(rounding: Rounding) -> None:
             by = real_rescale(shift, rounding, (-128, 127), (1 << bits) - 1, 4)
             out = np.empty((1, 4), dtype=np.int8)
             tiles = tile_weight(weight, signed=False)
-            transform_dense_tiles(codes, tiles, False, np.array([factor]), by, out)
+            transform_dense_tiles(codes, tiles, False, np.array([factor]), by, dense_scratch(tiles, 1), out)
             totals = [int(codes[0, 0]) * int(one) * factor for one in weight[0]]
             assert out[0].tolist() == [naive.requantize(total, shift, -128, 127, str(rounding)) for total in totals]
 
