@@ -4,7 +4,8 @@
 
 One process, one thread, process time; contenders take turns, the order turns from round to round. Ours takes codes and
 gives codes, with packing, rounding and saturation; torch and scipy only multiply. `tiles alone` is our dense kernel on
-one block that stays in the cache, without packing and rounding: what it could reach. Times depend on the machine.
+one block that stays in the cache, without packing and rounding: what it could reach. `rounding alone` is the epilogue of
+our sparse kernel. Times depend on the machine.
 """
 
 from __future__ import annotations
@@ -40,13 +41,15 @@ from lpgnas.kernels.transform_tiles import (
     tile_weight,
     transform_dense_tiles,
     transform_sparse_tiles,
+    write_block,
 )
 from lpgnas.number_formats import Rounding
 from lpgnas.report import markdown_table
 
 DENSE = (("Cora's shape", 2708, 1433, 64), ("Cora's shape", 2708, 1433, 256), ("PubMed's shape", 19717, 500, 64))
 SPARSE = (("cora", 64), ("cora", 256), ("planetoid/CiteSeer", 64), ("amazon/Photo", 64), ("amazon/Computers", 64))
-OURS, TORCH, SCIPY, CEILING = "ours, int8", "torch, float32", "scipy, float32", "tiles alone"
+OURS, TORCH, SCIPY = "ours, int8", "torch, float32", "scipy, float32"
+CEILING, ROUNDING = "tiles alone", "rounding alone"
 NO_FACTOR = np.zeros(0, dtype=np.int64)
 Int8Array = npt.NDArray[np.int8]
 
@@ -101,6 +104,18 @@ def ceiling(products: int) -> Callable[[], None]:
     return call
 
 
+def rounding_alone(out: Int8Array, by: RealRescale) -> Callable[[], None]:
+    """The epilogue of as many accumulators as `out` has, in blocks of 1,024 rows that stay in the cache."""
+    accumulators, sums = np.zeros((1024, out.shape[1]), dtype=np.int32), np.zeros(1024, dtype=np.int64)
+
+    def call() -> None:
+        for first in range(0, len(out), 1024):
+            block = (first, min(first + 1024, len(out)))
+            write_block(accumulators, sums, block, False, NO_FACTOR, by, out)
+
+    return call
+
+
 def sparse_case(dataset: str, width: int, data_root: Path | None) -> Case:
     """The binary features of a graph times random weights of 8 bits."""
     x = sparse.csr_array(load_dataset(dataset, data_root).x != 0).astype(np.float32)
@@ -123,6 +138,7 @@ def sparse_case(dataset: str, width: int, data_root: Path | None) -> Case:
         ),
         Contender(TORCH, "", partial(torch.sparse.mm, left, torch.from_numpy(real))),
         Contender(SCIPY, "", lambda: x @ real),
+        Contender(ROUNDING, "", rounding_alone(out, by)),
     )
     shape = f"{dataset}, {x.shape[0]} x {x.shape[1]}, {x.nnz} ones, x {width}"
     return Case(shape, "sparse binary", int(x.nnz) * width, contenders)

@@ -170,10 +170,8 @@ def test_transforms_are_timed_beside_float_products(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(transforms, "load_dataset", lambda name, data_root: runs.small_graph())
     cases = [transforms.dense_case("small", 40, 9, 5), transforms.sparse_case("small", 5, None)]
     rows = transforms.measure(cases, 2)
-    named = [
-        (transforms.OURS, transforms.TORCH, transforms.CEILING),
-        (transforms.OURS, transforms.TORCH, transforms.SCIPY),
-    ]
+    ours, torch, scipy = transforms.OURS, transforms.TORCH, transforms.SCIPY
+    named = [(ours, torch, transforms.CEILING), (ours, torch, scipy, transforms.ROUNDING)]
     assert rows["contender"].tolist() == [name for names in named for name in names]
     torch_rows = rows[rows["contender"] == transforms.TORCH]
     assert (torch_rows["times_torch"] == 1.0).all()
