@@ -4,8 +4,8 @@
 
 One process, one thread, process time; contenders take turns, the order turns from round to round. Ours takes codes and
 gives codes, with packing, rounding and saturation; torch and scipy only multiply. `tiles alone` is our dense kernel on
-one block that stays in the cache, without packing and rounding: what it could reach. `rounding alone` is the epilogue of
-our sparse kernel. Times depend on the machine.
+one block that stays in the cache, without packing and rounding: what it could reach. `rounding alone` is the epilogue
+of our sparse kernel. Times depend on the machine.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from scipy import sparse
 from benchmarks import RESULTS
 from lpgnas.bench import Contender, cpu_name, interleaved
 from lpgnas.datasets import load_dataset
+from lpgnas.float_rivals import csr_tensor
 from lpgnas.kernels.quantize import SparseCodes
 from lpgnas.kernels.transform_tiles import (
     BLOCK_ROWS,
@@ -123,12 +124,7 @@ def sparse_case(dataset: str, width: int, data_root: Path | None) -> Case:
     tiles, out = tile_weight(weight, signed=False), np.empty((x.shape[0], width), dtype=np.int8)
     entries = SparseCodes(x.indptr.astype(np.int64), x.indices.astype(np.int32), np.empty(0, dtype=np.uint8))
     by = _rounding(4, int(np.diff(x.indptr).max()) << 7, width)
-    left = torch.sparse_csr_tensor(
-        torch.from_numpy(entries.indptr),
-        torch.from_numpy(x.indices.astype(np.int64)),
-        torch.from_numpy(x.data),
-        x.shape,
-    )
+    left = csr_tensor(x, torch.float32)
     real = weight.astype(np.float32)
     contenders = (
         Contender(
