@@ -18,6 +18,7 @@ from lpgnas.integer_program import (
     IntegerProgram,
     Lookup,
     Operation,
+    Part,
     Score,
     Transform,
     reciprocal,
@@ -30,6 +31,19 @@ from lpgnas.kernels.linear import add_dense, add_sparse, transform_dense, transf
 from lpgnas.kernels.lookup import look_up
 from lpgnas.kernels.quantize import SparseCodes, code_dtype, quantize_features
 from lpgnas.kernels.spmm import Epilogue, aggregate_max, aggregate_sum, take_own
+from lpgnas.kernels.transform_tiles import (
+    DenseScratch,
+    SparseScratch,
+    TiledWeight,
+    add_dense_tiles,
+    add_sparse_tiles,
+    dense_scratch,
+    real_rescale,
+    sparse_scratch,
+    tile_weight,
+    transform_dense_tiles,
+    transform_sparse_tiles,
+)
 from lpgnas.operators import ATTENTIONS
 from lpgnas.proofs import check_program
 from lpgnas.requantize import AnyCodes, rescale
@@ -49,7 +63,7 @@ class Prediction:
         codes: [N, C] int64 codes of the logits.
         logits: [N, C] float32, `codes * 2^-fraction`.
         arena_bytes: bytes allocated for the tensors that the program computes, logits included. The input's codes,
-            one row of accumulators, the totals of one block of nodes and the scores of one block of edges are apart.
+            the accumulators and totals of one block of nodes and the scores of one block of edges are apart.
     """
 
     codes: npt.NDArray[np.int64]
@@ -88,11 +102,8 @@ class Executor:
         check_program(program)
         self.program = program
         # Transforms read their weights by input column, so that outputs are contiguous.
-        self._parts = {
-            op.output: tuple(
-                TransposedPart(part.source.name, np.ascontiguousarray(part.spread().T), part.align, part.row_factor)
-                for part in program.parts(op)
-            )
+        self.parts = {
+            op.output: tuple(_transposed(part, op) for part in program.parts(op))
             for op in program.operations
             if isinstance(op, Transform)
         }
@@ -113,20 +124,34 @@ class Executor:
     def prepare(self, x: Features, edge_index: npt.NDArray[np.int64]) -> Inference:
         """All of `run` but the operations; arguments and errors are the same."""
         check_inputs(self.program, x)
-        return Inference(self.program, self._parts, x, edge_index)
+        return Inference(self.program, self.parts, x, edge_index)
 
 
 @dataclass(frozen=True, eq=False)
 class TransposedPart:
     """One input of a transform, with its columns of the weight as [F_s, width], zero where no column is read.
 
-    See `lpgnas.integer_program.Part`.
+    See `lpgnas.integer_program.Part`. `tiles` is the same weight for the kernels in tiles, None where they don't do.
     """
 
     source: str
     weight: AnyCodes
     align: int
     row_factor: bool
+    tiles: TiledWeight | None
+
+
+def _transposed(part: Part, operation: Transform) -> TransposedPart:
+    """A part with its weight in both layouts; that of the tiles where they hold its codes and accumulators."""
+    weight = np.ascontiguousarray(part.spread().T)
+    fits = part.source.bits <= 8 and weight.dtype == np.int8 and operation.accumulator_bits == 32
+    tiles = tile_weight(weight, signed=part.source.signed) if fits else None
+    return TransposedPart(part.source.name, weight, part.align, part.row_factor, tiles)
+
+
+def _row_of(tiles: TiledWeight) -> npt.NDArray[np.int32]:
+    """Scratch for the accumulators of one sparse row."""
+    return np.empty((1, tiles.rows.shape[1]), dtype=np.int32)
 
 
 class Inference:
@@ -144,6 +169,8 @@ class Inference:
         self._edge_index = edge_index
         self._nodes = int(x.shape[0])
         self._graphs: dict[bool, CsrGraph] = {}
+        self._dense_scratches: dict[int, DenseScratch] = {}  # by the identity of a weight, which lives in `parts`
+        self._sparse_scratches: dict[int, SparseScratch] = {}
         loops = {op.self_loops for op in program.operations if isinstance(op, Aggregate) and _reads_edges(op)}
         self._graph(min(loops, default=False)).check_degree(program.max_degree)
         self._x = quantize_features(x, program.input_format, program.rounding)
@@ -210,22 +237,63 @@ class Inference:
                     self._add_part(part, first, scratch, totals)
                 write_totals(totals, factor, first, by, codes)
             return
-        rest = (parts[0].weight, parts[0].row_factor, factor, by, scratch, codes)
-        sparse = self._sparse(parts[0].source)
+        part = parts[0]
+        if part.tiles is not None:
+            self._transform_tiles(operation, part, part.tiles, factor, codes)
+            return
+        rest = (part.weight, part.row_factor, factor, by, scratch, codes)
+        sparse = self._sparse(part.source)
         if sparse is not None:
             transform_sparse(sparse.indptr, sparse.indices, sparse.codes, *rest)
         else:
-            transform_dense(self._codes(parts[0].source), *rest)
+            transform_dense(self._codes(part.source), *rest)
+
+    def _transform_tiles(
+        self,
+        operation: Transform,
+        part: TransposedPart,
+        tiles: TiledWeight,
+        factor: npt.NDArray[np.int64],
+        codes: AnyCodes,
+    ) -> None:
+        out, sparse = self._program.tensor(operation.output), self._sparse(part.source)
+        clamp = (out.low, out.high)
+        by = real_rescale(operation.shift, self._program.rounding, clamp, operation.total_bound, out.columns)
+        if sparse is not None:
+            rest = (part.row_factor, factor, by, self._sparse_scratch(tiles), codes)
+            transform_sparse_tiles(self._coded(sparse), tiles, *rest)
+        else:
+            scratch = self._dense_scratch(tiles)
+            transform_dense_tiles(self._codes(part.source), tiles, part.row_factor, factor, by, scratch, codes)
+
+    def _dense_scratch(self, tiles: TiledWeight) -> DenseScratch:
+        """Memory that repeated predictions share: fresh pages would cost more than some transforms."""
+        if id(tiles) not in self._dense_scratches:
+            self._dense_scratches[id(tiles)] = dense_scratch(tiles, self._nodes)
+        return self._dense_scratches[id(tiles)]
+
+    def _sparse_scratch(self, tiles: TiledWeight) -> SparseScratch:
+        if id(tiles) not in self._sparse_scratches:
+            self._sparse_scratches[id(tiles)] = sparse_scratch(tiles, self._nodes)
+        return self._sparse_scratches[id(tiles)]
+
+    def _coded(self, sparse: SparseCodes) -> SparseCodes:
+        """A sparse input without its codes where all of them are 1."""
+        return sparse._replace(codes=sparse.codes[:0]) if self._program.input.bits == 1 else sparse
 
     def _add_part(
         self, part: TransposedPart, first: int, scratch: npt.NDArray[Any], totals: npt.NDArray[np.int64]
     ) -> None:
-        sparse = self._sparse(part.source)
-        rest = (part.weight, part.row_factor, part.align, first, scratch, totals)
-        if sparse is not None:
-            add_sparse(sparse.indptr, sparse.indices, sparse.codes, *rest)
+        sparse, tiles = self._sparse(part.source), part.tiles
+        place = (part.row_factor, part.align, first)
+        if tiles is not None and sparse is not None:
+            add_sparse_tiles(self._coded(sparse), tiles, *place, self._sparse_scratch(tiles), totals)
+        elif tiles is not None:
+            add_dense_tiles(self._codes(part.source), tiles, *place, self._dense_scratch(tiles), totals)
+        elif sparse is not None:
+            add_sparse(*sparse, part.weight, *place, scratch, totals)
         else:
-            add_dense(self._codes(part.source), *rest)
+            add_dense(self._codes(part.source), part.weight, *place, scratch, totals)
 
     def _sparse(self, name: str) -> SparseCodes | None:
         """The codes of a sparse input, None for any other tensor."""

@@ -3,6 +3,9 @@
 One input is transformed in a single pass. Of several inputs, each adds its aligned products to a block of totals
 (`add_dense`, `add_sparse`), which `write_totals` then rounds. `weight` comes transposed, [F_in, width], so that the
 inner loop runs over contiguous outputs. `accumulator` [width] is scratch in int32 or int64, as the program proved.
+
+These loops take any codes. Where codes and weights have at most 8 bits and 32-bit accumulators are proved, the tiles of
+`lpgnas.kernels.transform_tiles` give the same numbers faster.
 """
 
 from __future__ import annotations
@@ -116,6 +119,39 @@ def transform_sparse(
         if degree_factor.size:
             factor *= degree_factor[n]
         write_scaled(accumulator, factor, by, out[n])
+
+
+@jit
+def accumulate_dense(
+    codes: AnyCodes, weight: AnyCodes, first: int, accumulators: npt.NDArray[Any], sums: npt.NDArray[np.int64]
+) -> None:
+    """`accumulators = codes @ weight` for a block of nodes.
+
+    Args:
+        codes: [N, F_s].
+        weight: [F_s, width].
+        first: the block's first node; it has as many as `accumulators` has rows.
+        accumulators: [block, width] in int32 or int64, as proved; written.
+        sums: [block], written: the sum of each row's codes.
+    """
+    for row in range(accumulators.shape[0]):
+        sums[row] = multiply_dense(codes[first + row], weight, accumulators[row])
+
+
+@jit
+def accumulate_sparse(
+    indptr: npt.NDArray[np.int64],
+    indices: npt.NDArray[np.int32],
+    codes: AnyCodes,
+    weight: AnyCodes,
+    first: int,
+    accumulators: npt.NDArray[Any],
+    sums: npt.NDArray[np.int64],
+) -> None:
+    """`accumulate_dense` of sparse codes (`indptr` [N + 1], `indices` and `codes` [nnz])."""
+    for row in range(accumulators.shape[0]):
+        begin, end = indptr[first + row], indptr[first + row + 1]
+        sums[row] = multiply_sparse(indices, codes, begin, end, weight, accumulators[row])
 
 
 @jit

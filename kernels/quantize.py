@@ -16,11 +16,12 @@ from lpgnas.jit import jit
 from lpgnas.number_formats import FixedPoint, Rounding
 from lpgnas.requantize import AnyCodes
 
-_MODES = {Rounding.HALF_EVEN: 0, Rounding.HALF_UP: 1, Rounding.FLOOR: 2}
+MODES = {Rounding.HALF_EVEN: 0, Rounding.HALF_UP: 1, Rounding.FLOOR: 2}
+"""Numbers of the rounding modes."""
 
 
 class SparseCodes(NamedTuple):
-    """Codes [N, F] by row: `indptr` [N + 1] int64, `indices` [nnz] int32, `codes` [nnz] in a narrow dtype."""
+    """Codes [N, F] by row: `indptr` [N + 1] int64, `indices` [nnz] int32, `codes` [nnz] narrow and none of them 0."""
 
     indptr: npt.NDArray[np.int64]
     indices: npt.NDArray[np.int32]
@@ -46,12 +47,21 @@ def quantize_features(x: Features, fmt: FixedPoint, rounding: Rounding) -> AnyCo
         x = x.copy()
         x.sum_duplicates()
     codes = _quantize(x.data, fmt, rounding)
-    return SparseCodes(x.indptr.astype(np.int64), x.indices.astype(np.int32), codes)
+    return _without_zeros(x.indptr.astype(np.int64), x.indices.astype(np.int32), codes)
+
+
+def _without_zeros(indptr: npt.NDArray[np.int64], indices: npt.NDArray[np.int32], codes: AnyCodes) -> SparseCodes:
+    """The entries whose code is not 0; those of a 1-bit format are all 1 then."""
+    kept = codes != 0
+    if not kept.all():
+        indptr = np.concatenate([[0], np.cumsum(kept)])[indptr]
+        indices, codes = indices[kept], codes[kept]
+    return SparseCodes(indptr, indices, codes)
 
 
 def _quantize(values: npt.NDArray[np.float32], fmt: FixedPoint, rounding: Rounding) -> AnyCodes:
     codes = np.empty(values.shape, dtype=code_dtype(fmt.bits, signed=fmt.signed))
-    quantize_values(values, 2.0**fmt.fraction, _MODES[rounding], float(fmt.low), float(fmt.high), codes)
+    quantize_values(values, 2.0**fmt.fraction, MODES[rounding], float(fmt.low), float(fmt.high), codes)
     return codes
 
 

@@ -36,7 +36,7 @@ Int64Array = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)
-class _Edges:
+class SortedEdges:
     """Edges sorted by target: `sources` and `targets` [E'], in-degrees [N]."""
 
     sources: Int64Array
@@ -44,7 +44,8 @@ class _Edges:
     degree: Int64Array
 
     @classmethod
-    def sort(cls, edge_index: Int64Array, num_nodes: int, *, self_loops: bool) -> _Edges:
+    def sort(cls, edge_index: Int64Array, num_nodes: int, *, self_loops: bool) -> SortedEdges:
+        """The edges [2, E] by target, each node with a loop of its own behind them if so said."""
         nodes = np.arange(num_nodes if self_loops else 0)
         sources, targets = (np.concatenate([row, nodes]) for row in edge_index)
         order = np.argsort(targets, kind="stable")
@@ -68,40 +69,47 @@ class _Edges:
 
 
 @dataclass(frozen=True, eq=False)
-class _Scores:
+class IntegerScores:
     """`ScoreAlgebra` of int64 arrays; `messages` [N, heads, w]."""
 
     program: IntegerProgram
     operation: Aggregate
     tensors: dict[str, Int64Array]
-    edges: _Edges
+    edges: SortedEdges
     messages: Int64Array
 
     def _rows(self, at: Side) -> Int64Array:
         return self.edges.sources if at == "source" else self.edges.targets
 
     def node(self, weight: str, at: Side) -> Int64Array:
+        """[E', heads]: the stored products of a node weight."""
         return self.tensors[self.operation.node_scores()[weight]][self._rows(at)]
 
     def message(self, at: Side) -> Int64Array:
+        """[E', heads, w]: the messages of one end."""
         return self.messages[self._rows(at)]
 
     def weight(self, name: str) -> Int64Array:
+        """[heads, w]: an edge weight."""
         score = ATTENTIONS.get(self.operation.attention).score
         names = () if score is None else score.edge_weights
         stored = dict(zip(names, self.operation.edge_weights, strict=True))
         return self.program.array(stored[name]).values.astype(np.int64)
 
     def add(self, left: Int64Array, right: Int64Array) -> Int64Array:
+        """The sum."""
         return left + right
 
     def multiply(self, left: Int64Array, right: Int64Array) -> Int64Array:
+        """The product."""
         return left * right
 
     def leaky(self, value: Int64Array) -> Int64Array:
+        """Leaky ReLU in two more binary places."""
         return np.where(value >= 0, 4 * value, value)
 
     def look_up(self, value: Int64Array) -> Int64Array:
+        """The score's table at the rounded `value`."""
         operation = self.operation
         if operation.argument_table is None:
             raise ProgramError(f"layer {operation.layer}: {operation.attention} lacks its argument table")
@@ -110,6 +118,7 @@ class _Scores:
         return self.program.array(operation.argument_table).values.astype(np.int64)[codes - low]
 
     def over_channels(self, value: Int64Array) -> Int64Array:
+        """[E', heads]: the sum over the channels."""
         return cast(Int64Array, value.sum(axis=-1))
 
 
@@ -145,7 +154,7 @@ class _Reference:
     def __init__(self, program: IntegerProgram, x: Features, edge_index: Int64Array) -> None:
         self._program = program
         nodes = int(x.shape[0])
-        self._edges = {loops: _Edges.sort(edge_index, nodes, self_loops=loops) for loops in (False, True)}
+        self._edges = {loops: SortedEdges.sort(edge_index, nodes, self_loops=loops) for loops in (False, True)}
         node = int(self._edges[False].degree.argmax())
         if (degree := int(self._edges[False].degree[node])) > program.max_degree:
             raise DegreeError(degree, program.max_degree, node)
@@ -207,12 +216,12 @@ class _Reference:
         by_head = message.reshape(len(message), operation.heads, -1)
         return cast(Int64Array, np.einsum("nkc,kc->nk", by_head, weight.astype(np.int64)))
 
-    def _probabilities(self, operation: Aggregate, score: EdgeScore, edges: _Edges) -> Int64Array:
+    def _probabilities(self, operation: Aggregate, score: EdgeScore, edges: SortedEdges) -> Int64Array:
         """P of each edge and head, [E', heads]."""
         if operation.table is None:
             raise ProgramError(f"layer {operation.layer}: {operation.attention} lacks its table")
         message = self._codes(operation.input).reshape(edges.degree.size, operation.heads, -1)
-        raw: Int64Array = score.formula(_Scores(self._program, operation, self._tensors, edges, message))
+        raw: Int64Array = score.formula(IntegerScores(self._program, operation, self._tensors, edges, message))
         scores = requantize_array(
             raw, operation.score_shift, operation.score_low, operation.score_high, self._program.rounding
         )
@@ -220,7 +229,7 @@ class _Reference:
         table = self._program.array(operation.table).values.astype(np.int64)
         return np.where(distance < table.size, table[np.minimum(distance, table.size - 1)], 0)
 
-    def _term(self, operation: Aggregate, edges: _Edges) -> Int64Array:
+    def _term(self, operation: Aggregate, edges: SortedEdges) -> Int64Array:
         """The aggregated messages times the target side's coefficients, [N, width]."""
         message = self._codes(operation.input)
         reduce = edges.largest if operation.aggregation == "max" else edges.total

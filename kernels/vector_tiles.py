@@ -42,6 +42,15 @@ def tile_intrinsic(width: int, *, scatter: bool) -> Code:
     return tile
 
 
+def splat(builder: Code, value: Code, vector: Code) -> Code:
+    """`value` in every lane of a vector of type `vector`."""
+    lane = ir.IntType(32)
+    undefined = ir.Constant(vector, ir.Undefined)
+    one = builder.insert_element(undefined, value, ir.Constant(lane, 0))
+    everywhere = ir.Constant(ir.VectorType(lane, vector.count), [0] * vector.count)
+    return builder.shuffle_vector(one, undefined, everywhere)
+
+
 class _Tile:
     """The code of one tile."""
 
@@ -66,7 +75,9 @@ class _Tile:
         with cgutils.for_range_slice(builder, self.start, self.end, ir.Constant(self.word, 1), inc=True) as (entry, _):
             index = builder.load(builder.gep(self.indices.data, [entry]))
             index = builder.sext(index, self.word) if index.type.width < self.word.width else index
-            value = self._splat(builder.load(builder.gep(self.values.data, [builder.mul(entry, stride)])))
+            value = splat(
+                builder, builder.load(builder.gep(self.values.data, [builder.mul(entry, stride)])), self.vector
+            )
             other = self._columns(self.result if scatter else self.dense, index)
             if scatter:
                 self._store(builder.fadd(self._load(other), builder.fmul(value, builder.load(total))), other)
@@ -90,10 +101,3 @@ class _Tile:
 
     def _store(self, vector: Code, pointer: Code) -> None:
         self.builder.store(vector, pointer, align=self.bytes)
-
-    def _splat(self, value: Code) -> Code:
-        lane = ir.IntType(32)
-        undefined = ir.Constant(self.vector, ir.Undefined)
-        one = self.builder.insert_element(undefined, value, ir.Constant(lane, 0))
-        everywhere = ir.Constant(ir.VectorType(lane, self.vector.count), [0] * self.vector.count)
-        return self.builder.shuffle_vector(one, undefined, everywhere)

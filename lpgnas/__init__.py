@@ -12,9 +12,22 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from lpgnas.api import RunResult, SweepResult, open_run, run, search, space, sweep
     from lpgnas.budget import Budget
+    from lpgnas.fixed_point import fixed_point_checks
     from lpgnas.graph import Graph
 
-__all__ = ["Budget", "Graph", "RunResult", "SweepResult", "__version__", "open_run", "run", "search", "space", "sweep"]
+__all__ = [
+    "Budget",
+    "Graph",
+    "RunResult",
+    "SweepResult",
+    "__version__",
+    "fixed_point_checks",
+    "open_run",
+    "run",
+    "search",
+    "space",
+    "sweep",
+]
 __version__ = "0.1.0"
 
 _HOMES = {
@@ -22,6 +35,7 @@ _HOMES = {
     "Graph": "lpgnas.graph",
     "RunResult": "lpgnas.api",
     "SweepResult": "lpgnas.api",
+    "fixed_point_checks": "lpgnas.fixed_point",
     "open_run": "lpgnas.api",
     "run": "lpgnas.api",
     "search": "lpgnas.api",

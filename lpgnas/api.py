@@ -27,6 +27,7 @@ from lpgnas.budget import QUANTITIES, Budget
 from lpgnas.config import RunConfig
 from lpgnas.datasets import graph_from_pyg, graph_to_npz
 from lpgnas.errors import ConfigError, GraphError, RunFolderError, UnknownName
+from lpgnas.fixed_point import FixedPointReport
 from lpgnas.graph import Graph
 from lpgnas.integer_program import IntegerProgram
 from lpgnas.pipeline import GRAPH, PROGRAM, RECORD, Run
@@ -76,13 +77,30 @@ class RunResult:
         """Write the ONNX files."""
         return self._through("export")
 
-    def verify(self) -> RunResult:
+    def verify(self, *, fixed_point: bool = False) -> RunResult:
         """Check that every form of the model gives the same numbers.
+
+        Args:
+            fixed_point: do `check_fixed_point` too.
 
         Raises:
             CheckFailed: one does not; the message names it.
         """
-        return self._through("verify")
+        self._through("verify")
+        if fixed_point:
+            self.check_fixed_point()
+        return self
+
+    def check_fixed_point(self) -> FixedPointReport:
+        """Count what each component of the program reaches on the run's graph, into `fixed_point.json` too.
+
+        Returns:
+            The counts; `sentences()` says where a format wastes or lacks bits.
+
+        Raises:
+            CheckFailed: the kernels' codes are not the counted ones.
+        """
+        return self._through("lower")._run.check_fixed_point()
 
     def evaluate(self) -> RunResult:
         """Measure accuracies; the one look at the test nodes."""

@@ -123,8 +123,14 @@ def _parser() -> argparse.ArgumentParser:
         ("verify", "check that every form of the model gives the same numbers"),
         ("evaluate", "measure accuracies, once, on the test nodes"),
     ):
-        made = _command(commands, name, text, _stage(name))
+        made = _command(commands, name, text, _verify if name == "verify" else _stage(name))
         made.add_argument("run", type=Path, help="a run folder")
+        if name == "verify":
+            made.add_argument(
+                "--fixed-point",
+                action="store_true",
+                help="count ranges, saturations and underflows on the run's graph too; writes fixed_point.json",
+            )
     export = _command(commands, "export", "write the ONNX files of a run folder or of a program.npz", _export)
     export.add_argument("run", type=Path, help="a run folder, or a program.npz (needs no torch)")
     export.add_argument("--out", type=Path, help="where the files of a program.npz go")
@@ -287,6 +293,14 @@ def _stage(name: str) -> Callable[[argparse.Namespace], None]:
         sys.stdout.write(f"{name}: done\n")
 
     return command
+
+
+def _verify(options: argparse.Namespace) -> None:
+    run = _open(options, options.run)
+    run.run_stage("verify")
+    sys.stdout.write("verify: done\n")
+    if options.fixed_point:
+        sys.stdout.write("\n" + run.check_fixed_point().to_text())
 
 
 def _export(options: argparse.Namespace) -> None:

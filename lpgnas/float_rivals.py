@@ -101,7 +101,7 @@ def _through(model: QuantizedModel, x: Tensor, layers: Sequence[Callable[[list[T
 # --- torch CSR ---
 
 
-def _csr_tensor(matrix: Any, dtype: torch.dtype) -> Tensor:  # noqa: ANN401 - a scipy sparse array
+def csr_tensor(matrix: Any, dtype: torch.dtype) -> Tensor:  # noqa: ANN401 - a scipy sparse array
     """A scipy CSR array as a torch CSR tensor."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta state", category=UserWarning)
@@ -119,7 +119,7 @@ def _csr_tensor(matrix: Any, dtype: torch.dtype) -> Tensor:  # noqa: ANN401 - a 
 
 def csr_rival(model: QuantizedModel, graph: Graph) -> Rival:
     """The architecture as products with CSR matrices, the features' included."""
-    features = _csr_tensor(_feature_rows(model, graph), torch.float32)
+    features = csr_tensor(_feature_rows(model, graph), torch.float32)
     layers = [_CsrLayer(block, graph) for block in model.blocks]
 
     def run() -> Tensor:
@@ -148,7 +148,7 @@ class _CsrLayer:
         elif self._spec.aggregation == "mean":
             weights = 1.0 / degree[target]
         size = (graph.num_nodes, graph.num_nodes)
-        self._adjacency = _csr_tensor(sparse.csr_array((weights, source, indptr), shape=size), torch.float32)
+        self._adjacency = csr_tensor(sparse.csr_array((weights, source, indptr), shape=size), torch.float32)
 
     def _product(self, values: list[Tensor], prefix: str) -> Tensor:
         """The sources side by side times a weight; the features stay sparse."""

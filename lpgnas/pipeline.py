@@ -24,6 +24,7 @@ from lpgnas.cost_models.program_cost import program_cost
 from lpgnas.cost_models.spec_cost import spec_cost
 from lpgnas.errors import CheckFailed, InfeasibleBudget, LpgnasError, RunFolderError, SpecError
 from lpgnas.export.files import export_files
+from lpgnas.fixed_point import FixedPointReport, fixed_point_checks
 from lpgnas.graph import Graph
 from lpgnas.graph_tensors import graph_tensors
 from lpgnas.integer_program import IntegerProgram
@@ -75,6 +76,8 @@ RECORD, CONFIG, SPEC = "record.json", "config.toml", "spec.json"
 CANDIDATES, SUPERNET = "candidates.csv", "supernet.csv"
 MODEL, PROGRAM, COSTS = "model.safetensors", "program.npz", "costs.csv"
 LATENCY = "latency_table.json"
+FIXED_POINT = "fixed_point.json"
+"""Of `check_fixed_point`; no stage writes it, so it is no part of the record."""
 ONNX_INT, QONNX = "model.int.onnx", "model.qonnx.onnx"
 EVALUATE_EVERY = 4
 """Epochs between evaluations in a run; a training of 200 loses nothing by looking half as often as every second."""
@@ -608,6 +611,20 @@ class Run:
         graphs = [self.prepared.graph, *unseen_graphs(self.prepared.graph, program.max_degree)]
         progress = Progress("verify", len(graphs) * len(forms), self._stream)
         return verify_forms(program, forms, graphs, lambda name: progress.advance(1, name))
+
+    def check_fixed_point(self) -> FixedPointReport:
+        """Count what the program reaches on the run's graph, and write it into `fixed_point.json`.
+
+        Raises:
+            RunFolderError: the run has not been lowered.
+            CheckFailed: a file was changed, or the kernels' codes are not the counted ones.
+        """
+        if "lower" not in self.record()["stages"]:
+            raise RunFolderError(f"{self.folder}: the fixed-point checks need 'lower' to be done first")
+        self.check_hashes()
+        report = fixed_point_checks(self.program(), self.prepared.graph)
+        self._save(FIXED_POINT, report.to_json())
+        return report
 
     def evaluate(self) -> None:
         """Accuracies of the integer program and of the references; the one look at the test nodes."""

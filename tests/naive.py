@@ -11,6 +11,12 @@ from fractions import Fraction
 from typing import Any
 
 Matrix = list[list[int]]
+Watch = Callable[[str, str, Any], None]
+"""Told of every value on the way: the tensor or the per-edge codes, what it is, and the value itself."""
+
+
+def _nobody(name: str, what: str, value: Any) -> None:
+    """Watches nothing."""
 
 
 def round_fraction(value: Fraction, rounding: str) -> int:
@@ -50,8 +56,12 @@ def quantize_input(x: Any, fmt: Any, rounding: str) -> Matrix:
     return rows
 
 
-def run(program: Any, x: Any, edge_index: Any) -> Matrix:
-    """Codes of the logits [N][C] of `program` on features `x` [N][F] and edges [2][E]."""
+def run(program: Any, x: Any, edge_index: Any, watch: Watch = _nobody) -> Matrix:
+    """Codes of the logits [N][C] of `program` on features `x` [N][F] and edges [2][E].
+
+    `watch` is told the `accumulator` and the `total` of every rounding, the `code` of every edge's probability, and the
+    pair of codes of every `entry` that is looked up.
+    """
     rounding = str(program.rounding)
     tensors: dict[str, Matrix] = {"x": quantize_input(x, program.input, rounding)}
     sources, targets = ([int(node) for node in row] for row in edge_index)
@@ -59,23 +69,39 @@ def run(program: Any, x: Any, edge_index: Any) -> Matrix:
     for operation in program.operations:
         kind = type(operation).__name__
         if kind == "Transform":
-            tensors[operation.output] = _transform(program, operation, tensors, edges)
+            tensors[operation.output] = _transform(program, operation, tensors, edges, watch)
         elif kind == "Score":
-            for weight, out in (
-                (operation.source_weight, operation.source_output),
-                (operation.target_weight, operation.target_output),
-            ):
-                if out is not None:
-                    tensors[out] = _score(program, operation, tensors[operation.input], weight)
+            tensors |= _node_scores(program, operation, tensors[operation.input], watch)
         elif kind == "Aggregate":
-            tensors[operation.output] = _aggregate(program, operation, tensors, edges)
+            tensors[operation.output] = _aggregate(program, operation, tensors, edges, watch)
         elif kind == "Lookup":
-            table = [int(code) for code in program.array(operation.table).values]
-            low = program.tensor(operation.input).low
-            tensors[operation.output] = [[table[code - low] for code in row] for row in tensors[operation.input]]
+            tensors[operation.output] = _lookup(program, operation, tensors[operation.input], watch)
         else:
             raise AssertionError(f"the naive reference does not know {kind}")
     return tensors[program.output]
+
+
+def _node_scores(program: Any, operation: Any, message: Matrix, watch: Watch) -> dict[str, Matrix]:
+    result = {}
+    for weight, out in (
+        (operation.source_weight, operation.source_output),
+        (operation.target_weight, operation.target_output),
+    ):
+        if out is not None:
+            result[out] = _score(program, operation, message, weight)
+            for row in result[out]:
+                for value in row:
+                    watch(out, "accumulator", value)
+    return result
+
+
+def _lookup(program: Any, operation: Any, rows: Matrix, watch: Watch) -> Matrix:
+    table = [int(code) for code in program.array(operation.table).values]
+    low = program.tensor(operation.input).low
+    for row in rows:
+        for code in row:
+            watch(operation.output, "entry", (code, table[code - low]))
+    return [[table[code - low] for code in row] for row in rows]
 
 
 def _incoming(edges: list[tuple[int, int]], nodes: int, self_loops: bool) -> list[list[int]]:
@@ -88,7 +114,9 @@ def _incoming(edges: list[tuple[int, int]], nodes: int, self_loops: bool) -> lis
     return incoming
 
 
-def _transform(program: Any, operation: Any, tensors: dict[str, Matrix], edges: list[tuple[int, int]]) -> Matrix:
+def _transform(
+    program: Any, operation: Any, tensors: dict[str, Matrix], edges: list[tuple[int, int]], watch: Watch
+) -> Matrix:
     weight = [[int(code) for code in row] for row in program.array(operation.weight).values]
     kept = [int(bit) for array in program.arrays if array.role == "index" for bit in array.values]
     out = program.tensor(operation.output)
@@ -103,12 +131,14 @@ def _transform(program: Any, operation: Any, tensors: dict[str, Matrix], edges: 
                 if name == "x" and kept:
                     row = [code for code, bit in zip(whole, kept, strict=True) if bit]
                 part = sum(code * weights[offset + column] for column, code in enumerate(row) if code)
+                watch(out.name, "accumulator", part)
                 if name == "x" and operation.row_factor:
                     part *= reciprocal(24, sum(whole))
                 total += part << align
                 offset += len(row)
             if operation.degree_factor:
                 total *= rsqrt15(len(incoming[node]))
+            watch(out.name, "total", total)
             codes.append(requantize(total, operation.shift, out.low, out.high, str(program.rounding)))
         result.append(codes)
     return result
@@ -127,9 +157,16 @@ class _Edge:
     """What a score is made of on the edge j -> i: u, v and messages of both ends, and the edge weights of a head."""
 
     def __init__(
-        self, program: Any, operation: Any, tensors: dict[str, Matrix], source: int, target: int, head: int
+        self,
+        program: Any,
+        operation: Any,
+        tensors: dict[str, Matrix],
+        ends: tuple[int, int],
+        head: int,
+        watch: Watch,
     ) -> None:
-        self._program, self._operation = program, operation
+        self._program, self._operation, self._watch = program, operation, watch
+        source, target = ends
         none: Matrix = [[0] * operation.heads for _ in tensors["x"]]
         u = none if operation.source_scores is None else tensors[operation.source_scores]
         v = none if operation.target_scores is None else tensors[operation.target_scores]
@@ -143,6 +180,7 @@ class _Edge:
     def look_up(self, value: int) -> int:
         """The entry of the score's table at an argument."""
         operation = self._operation
+        self._watch(f"layer{operation.layer}/argument", "total", value)
         low, high = operation.score_low, operation.score_high
         code = requantize(value, operation.argument_shift, low, high, str(self._program.rounding))
         return int(self._program.array(operation.argument_table).values[code - low])
@@ -173,21 +211,33 @@ SCORES: dict[str, Callable[[Any], int]] = {
 
 
 def _probabilities(
-    program: Any, operation: Any, tensors: dict[str, Matrix], node: int, head: int, sources: list[int]
+    program: Any,
+    operation: Any,
+    tensors: dict[str, Matrix],
+    node: int,
+    head: int,
+    sources: list[int],
+    watch: Watch,
 ) -> list[int]:
     """P of each edge into `node`: the base-2 softmax of its scores, by table."""
     scores = []
     for source in sources:
-        raw = SCORES[operation.attention](_Edge(program, operation, tensors, source, node, head))
+        raw = SCORES[operation.attention](_Edge(program, operation, tensors, (source, node), head, watch))
+        watch(f"layer{operation.layer}/score", "total", raw)
         scores.append(
             requantize(raw, operation.score_shift, operation.score_low, operation.score_high, str(program.rounding))
         )
     table = [int(code) for code in program.array(operation.table).values]
     largest = max(scores, default=0)
-    return [table[largest - score] if largest - score < len(table) else 0 for score in scores]
+    result = [table[largest - score] if largest - score < len(table) else 0 for score in scores]
+    for code in result:
+        watch(f"layer{operation.layer}/probability", "code", code)
+    return result
 
 
-def _aggregate(program: Any, operation: Any, tensors: dict[str, Matrix], edges: list[tuple[int, int]]) -> Matrix:
+def _aggregate(
+    program: Any, operation: Any, tensors: dict[str, Matrix], edges: list[tuple[int, int]], watch: Watch
+) -> Matrix:
     message = tensors[operation.input]
     incoming = _incoming(edges, len(message), operation.self_loops)
     if operation.attention == "self":
@@ -199,12 +249,15 @@ def _aggregate(program: Any, operation: Any, tensors: dict[str, Matrix], edges: 
     for node, sources in enumerate(incoming):
         by_head = [[1] * len(sources) for _ in range(operation.heads)]
         if operation.attention in SCORES:
-            by_head = [_probabilities(program, operation, tensors, node, k, sources) for k in range(operation.heads)]
+            by_head = [
+                _probabilities(program, operation, tensors, node, k, sources, watch) for k in range(operation.heads)
+            ]
         codes = []
         for column in range(len(message[node])):
             weights = by_head[column // width]
             terms = [p * message[source][column] for p, source in zip(weights, sources, strict=True)]
             term = max(terms, default=0) if operation.aggregation == "max" else sum(terms)
+            watch(operation.output, "accumulator", term)
             if operation.attention in SCORES:
                 term *= reciprocal(26, sum(weights))
             if operation.attention == "gcn":
@@ -216,6 +269,7 @@ def _aggregate(program: Any, operation: Any, tensors: dict[str, Matrix], edges: 
                 total += bias[column] << operation.bias_shift
             if shortcut is not None:
                 total += shortcut[node][column] << operation.shortcut_shift
+            watch(operation.output, "total", total)
             codes.append(
                 requantize(total, operation.shift, operation.clamp_low, operation.clamp_high, str(program.rounding))
             )

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 import runs
 
-from benchmarks import differentiable, input_words, many_labels, run_time, strategies, teachers
+from benchmarks import differentiable, input_words, many_labels, run_time, strategies, teachers, transforms
 from lpgnas.cost_models.spec_cost import spec_cost
 from lpgnas.graph import Graph
 from lpgnas.rows import Rows, key_of
@@ -180,3 +180,18 @@ def test_a_model_of_the_input_words_benchmark() -> None:
     size = setting.prepared.size
     whole = setting.spec(input_words.Model("labels", 8, 1.0, distilled=False))
     assert spec_cost(whole, size).weight_bits - spec_cost(spec, size).weight_bits == 717 * 8 - 1433
+
+
+def test_transforms_are_timed_beside_float_products(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transforms, "load_dataset", lambda name, data_root: runs.small_graph())
+    cases = [transforms.dense_case("small", 40, 9, 5), transforms.sparse_case("small", 5, None)]
+    rows = transforms.measure(cases, 2)
+    ours, torch, scipy = transforms.OURS, transforms.TORCH, transforms.SCIPY
+    named = [(ours, torch, transforms.CEILING), (ours, torch, scipy, transforms.ROUNDING)]
+    assert rows["contender"].tolist() == [name for names in named for name in names]
+    torch_rows = rows[rows["contender"] == transforms.TORCH]
+    assert (torch_rows["times_torch"] == 1.0).all()
+    assert (rows["median_ms"] > 0).all()
+    text = transforms.summary(rows, 2)
+    assert "| small, 40 x 9 x 5 | ours, int8 |" in text
+    assert f"| small, 60 x 12, {int(runs.small_graph().x.sum())} ones, x 5 | scipy, float32 |" in text
