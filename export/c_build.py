@@ -13,13 +13,14 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from lpgnas.errors import DegreeError, ExportError, GraphError
+from lpgnas.errors import ExportError, GraphError
 from lpgnas.export.c_code import SOURCE, STATUSES, CSource
 from lpgnas.graph import Features
 from lpgnas.integer_program import IntegerProgram
 from lpgnas.kernels.csr import CsrGraph
 from lpgnas.kernels.executor import check_inputs
-from lpgnas.kernels.quantize import AnyCodes, SparseCodes, code_dtype, quantize_features
+from lpgnas.kernels.quantize import SparseCodes, code_dtype, quantize_features
+from lpgnas.requantize import AnyCodes
 
 COMPILERS = ("gcc", "cc")
 FLAGS = ("-std=c99", "-O1")
@@ -59,13 +60,10 @@ class CProgram:
 
     def run_codes(self, codes: AnyCodes | SparseCodes, graph: CsrGraph | None) -> npt.NDArray[np.int64]:
         """The same for codes of the input [N, F], dense or sparse, and a graph without added loops."""
-        sparse = isinstance(codes, SparseCodes)
         nodes = int(codes.indptr.size - 1) if isinstance(codes, SparseCodes) else int(codes.shape[0])
-        if graph is None:
-            indptr, sources = np.zeros(nodes + 1, dtype=np.int64), np.zeros(0, dtype=np.int64)
-        else:
-            indptr, sources = graph.indptr, graph.sources
-        status, made = self.call(nodes, indptr, sources, codes if sparse else np.asarray(codes))
+        none = np.zeros(0, dtype=np.int64)
+        indptr, sources = (none, none) if graph is None else (graph.indptr, graph.sources)
+        status, made = self.call(nodes, indptr, sources, codes)
         if status:
             name, why = STATUSES[status] if 0 < status < len(STATUSES) else (str(status), "an unknown status")
             raise GraphError(f"the C code returned LPGNAS_{name}: {why}")

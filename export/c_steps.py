@@ -99,7 +99,9 @@ class CodeParts:
     def pointer(self, name: str, variable: str, *, written: bool = False) -> str:
         """The declaration of a variable that points at a tensor's rows."""
         if name == INPUT_NAME:
-            raise ExportError("C code reads the input in transforms and shortcuts only; another operation reads it here")
+            raise ExportError(
+                "C code reads the input in transforms and shortcuts only; another operation reads it here"
+            )
         constant = "" if written else "const "
         place = self.call("tensor_at", "s", self.order.index(name))
         return f"{constant}{c_type(self.program.tensor(name))} *{variable} = {place};"
@@ -230,14 +232,14 @@ def _emit_gather(parts: CodeParts, name: str, part: Part, columns: int, bits: in
     if total:
         zero = [f"{total} total = 0;", *zero]
         body.append("return total;")
-    about = f"/* sums[o] = the sum over f of code[n, f] * weight[o, f]{'; returns that of the codes' if total else ''}. */"
+    about = (
+        f"/* sums[o] = the sum over f of code[n, f] * weight[o, f]{'; returns that of the codes' if total else ''}. */"
+    )
     head = f"static {total or 'void'} {name}(const run_state *s, int32_t n, {kind} *sums)"
     parts.functions.append(function(about, head, zero + body))
 
 
-def _gather_input(
-    parts: CodeParts, part: Part, add: Callable[[str, str], list[str]], total: str
-) -> list[str]:
+def _gather_input(parts: CodeParts, part: Part, add: Callable[[str, str], list[str]], total: str) -> list[str]:
     """The two forms of the input: dense rows, or the entries of sparse ones."""
     count, index = part.source.columns, part.index
     summed = [f"total += ({total})code;"] if total else []
