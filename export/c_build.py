@@ -24,6 +24,8 @@ from lpgnas.requantize import AnyCodes
 
 COMPILERS = ("gcc", "cc")
 FLAGS = ("-std=c99", "-O1")
+QUICK_FLAGS = ("-std=c99", "-O0")
+"""For small graphs, where building takes longer than running."""
 WARNINGS = ("-Wall", "-Wextra", "-Werror", "-pedantic", "-Wconversion")
 """What the files build with."""
 _LIMIT_SECONDS = 600

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from dataclasses import dataclass
 
 from lpgnas import __version__, program_file
@@ -124,8 +125,8 @@ def input_type(program: IntegerProgram) -> str:
 
 
 def _quoted(value: object) -> str:
-    """JSON that may stand in a C comment: neither ends one nor starts one."""
-    return json.dumps(value, ensure_ascii=True).replace("/", "\\/")
+    """JSON that may stand in a C comment: neither ends one nor starts one, nor holds a trigraph of a backslash."""
+    return re.sub(r"(?<=[*?])/|/(?=\*)", r"\\u002f", json.dumps(value, ensure_ascii=True))
 
 
 def _accumulators(program: IntegerProgram) -> dict[str, int]:

@@ -71,7 +71,7 @@ def run_on_cortex_m(
     """Build files that hold their graph, put `codes` [N, F] of the input beside them, and run them once.
 
     Raises:
-        ExportError: a tool is missing or fails, the files take their graph as an argument, or the code returns an error.
+        ExportError: a tool is missing or fails, the files take their graph as an argument, or their code refuses.
     """
     if b"LPGNAS_CONSTANT_GRAPH" not in source.header:
         raise ExportError("an emulated Cortex-M runs files that hold their graph; export them with a graph")
@@ -207,6 +207,9 @@ int main(void)
     *reload = 0xffffffu;
     *value = 0;
     *control = 7;
+    while (*value == 0)
+        ;
+    wraps = 0;
     before = *value;
     status = lpgnas_run(&input, arena, sizeof arena, &logits);
     after = *value;

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from scipy import sparse
 
 from lpgnas.errors import CheckFailed, LpgnasError
-from lpgnas.export.c_build import CProgram, compiled, find_compiler
+from lpgnas.export.c_build import QUICK_FLAGS, CProgram, compiled, find_compiler
 from lpgnas.export.c_code import CSource
 from lpgnas.export.feeding import run_onnx_reference, run_onnxruntime, run_qonnx_executor, with_sizes
 from lpgnas.graph import Graph
@@ -152,7 +152,7 @@ def check_c_code(
     if compiler is None:
         return NO_COMPILER
     executor = Executor(program)
-    with compiled(program, source, compiler) as machine_code:
+    with compiled(program, source, compiler, QUICK_FLAGS) as machine_code:
         for one in _check_graphs(program, graph):
             if most is not None and one.num_nodes > most:
                 continue
