@@ -107,16 +107,25 @@ def export_c(program: IntegerProgram, options: CodeOptions | None = None) -> CSo
         options.graph.check_degree(program.max_degree)
     if program.num_features * 4 >= 1 << 31:
         raise ExportError(f"C code indexes columns with 32 bits; {program.num_features} features are too many")
-    parts = CodeParts(program)
-    for number, operation in enumerate(program.operations):
-        emit_step(parts, number, operation)
+    parts = _steps(program)
     return CSource(_header(program, options, parts).encode("ascii"), _source(program, options, parts).encode("ascii"))
 
 
-def arena_bytes(program: IntegerProgram, scratch_bytes: int, num_nodes: int) -> int:
-    """Bytes of the arena for `num_nodes` nodes: the plan of the tensors, then the scratch."""
-    size = plan_arena(program, num_nodes).size
-    return -(-size // SCRATCH_ALIGNMENT) * SCRATCH_ALIGNMENT + scratch_bytes
+def arena_bytes(program: IntegerProgram, num_nodes: int) -> int:
+    """Bytes of the arena for `num_nodes` nodes, as `lpgnas_arena_bytes`: the plan of the tensors, then the scratch."""
+    return _arena_bytes(_steps(program), num_nodes)
+
+
+def _steps(program: IntegerProgram) -> CodeParts:
+    parts = CodeParts(program)
+    for number, operation in enumerate(program.operations):
+        emit_step(parts, number, operation)
+    return parts
+
+
+def _arena_bytes(parts: CodeParts, num_nodes: int) -> int:
+    size = plan_arena(parts.program, num_nodes).size
+    return -(-size // SCRATCH_ALIGNMENT) * SCRATCH_ALIGNMENT + parts.scratch_bytes
 
 
 def input_type(program: IntegerProgram) -> str:
@@ -185,7 +194,7 @@ def _macros(program: IntegerProgram, options: CodeOptions, parts: CodeParts) -> 
     if options.nodes is not None:
         facts += [
             ("MAX_NODES", options.nodes, ""),
-            ("ARENA_BYTES", arena_bytes(program, parts.scratch_bytes, options.nodes), "enough for every call"),
+            ("ARENA_BYTES", _arena_bytes(parts, options.nodes), "enough for every call"),
         ]
     if options.graph is not None:
         facts += [
@@ -278,7 +287,7 @@ def _source(program: IntegerProgram, options: CodeOptions, parts: CodeParts) -> 
         f'#include "{HEADER}"',
         "/* A machine of at least 32 bits. */\n"
         "typedef char lpgnas_wide_enough[sizeof(int) >= 4 && sizeof(ptrdiff_t) >= 4 ? 1 : -1];",
-        *_graph_constants(options),
+        *_graph_constants(options, needed),
         *parts.constants.values(),
         _state_type(options),
         *(text for name, text in texts.items() if name in needed),
@@ -289,12 +298,16 @@ def _source(program: IntegerProgram, options: CodeOptions, parts: CodeParts) -> 
     return "\n\n".join(block.rstrip() for block in blocks) + "\n"
 
 
-def _graph_constants(options: CodeOptions) -> list[str]:
-    """The graph as constants, each in the narrowest type."""
+def _graph_constants(options: CodeOptions, needed: set[str]) -> list[str]:
+    """What is read of the graph as constants, each in the narrowest type."""
     if options.graph is None:
         return []
     made = []
-    for name, values in (("graph_indptr", options.graph.indptr), ("graph_sources", options.graph.sources)):
+    arrays = {"graph_indptr": options.graph.indptr, "graph_sources": options.graph.sources}
+    readers = {"graph_indptr": {"edges_into", "edge_source"}, "graph_sources": {"edge_source"}}
+    for name, values in arrays.items():
+        if not readers[name] & needed:
+            continue
         largest = int(values.max(initial=0))
         kind = "uint8_t" if largest < 1 << 8 else "uint16_t" if largest < 1 << 16 else "int32_t"
         listed = values.tolist() or [0]  # an array of no elements is none
@@ -325,7 +338,7 @@ def _row_bytes(tensor: Tensor) -> int:
 
 def _constant_plan(program: IntegerProgram, nodes: int, parts: CodeParts) -> list[str]:
     plan = plan_arena(program, nodes)
-    if arena_bytes(program, parts.scratch_bytes, nodes) >= 1 << 32:
+    if _arena_bytes(parts, nodes) >= 1 << 32:
         raise ExportError(f"the arena of {nodes} nodes passes 4 GiB; name fewer nodes, or none")
     offsets = ", ".join(str(plan.offsets[name]) for name in parts.order)
     least = "num_nodes < 1 || num_nodes > LPGNAS_MAX_NODES"

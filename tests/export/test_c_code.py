@@ -14,13 +14,21 @@ from typing import Any
 import numpy as np
 import pytest
 import samples
-from export_cases import PROGRAMS, adversarial_case, all_features, case, expected_logits, extreme_program, features_hit
+from export_cases import (
+    PROGRAMS,
+    adversarial_case,
+    all_features,
+    case,
+    cora_program,
+    expected_logits,
+    extreme_program,
+    features_hit,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import sparse
 
 from lpgnas import __version__, program_file
-from lpgnas.components import Component
 from lpgnas.datasets import load_dataset
 from lpgnas.errors import CheckFailed, DegreeError, ExportError, GraphError, ProgramError, UnknownName
 from lpgnas.export import c_steps
@@ -31,9 +39,7 @@ from lpgnas.kernels.csr import CsrGraph
 from lpgnas.kernels.executor import Executor
 from lpgnas.kernels.quantize import SparseCodes
 from lpgnas.kernels.reference import run_reference
-from lpgnas.lowering import lower
-from lpgnas.number_formats import FIXED1, FormatChoice, Rounding
-from lpgnas.spec import LayerSpec, ModelSpec
+from lpgnas.number_formats import Rounding
 from lpgnas.verification import NO_COMPILER, check_c_code
 
 COMPILER = find_compiler() or ""
@@ -136,30 +142,6 @@ def test_the_inverse_square_root_is_exact_for_every_kind_of_degree() -> None:
     edges = np.stack([np.arange(targets.size) % len(degrees), targets]).astype(np.int64)
     with strict(program) as built:
         np.testing.assert_array_equal(built.run(x, edges), Executor(program).run(x, edges).codes)
-
-
-def cora_program(weights: str, max_degree: int) -> IntegerProgram:
-    """GCN-16 with random weights of one format on Cora's row-normalised binary words."""
-    choice = {Component.LINEAR_WEIGHT: FormatChoice.parse(weights), Component.MESSAGE: FormatChoice("fixed", 8)}
-    layers = (
-        LayerSpec("gcn", "sum", "relu", 16, 1, "none", True, formats={**choice, Component.ACTIVATION: FIXED1}),
-        LayerSpec(
-            "gcn", "sum", "none", 7, 1, "none", True, formats={**choice, Component.OUTPUT: FormatChoice("fixed", 8)}
-        ),
-    )
-    wide = {**layers[0].formats, Component.ACTIVATION: FormatChoice("fixed", 8)}
-    layers = (replace(layers[0], formats=wide), layers[1])
-    spec = ModelSpec(
-        num_features=1433,
-        num_classes=7,
-        layers=layers,
-        rounding=Rounding.HALF_EVEN,
-        input_format=FIXED1,
-        input_signed=False,
-        row_normalize=True,
-    )
-    codes = samples.random_codes(np.random.default_rng(7), spec, 0)
-    return lower(spec, codes, input_fraction=0, max_degree=max_degree)
 
 
 @needs_compiler
@@ -310,21 +292,15 @@ def asked(source: CSource, folder: Path) -> dict[int, int]:
     return {int(nodes): int(size) for nodes, size in map(str.split, lines)}
 
 
-def scratch_of(source: CSource) -> int:
-    found = re.search(rb"#define LPGNAS_SCRATCH_BYTES (\d+)", source.header)
-    assert found
-    return int(found[1])
-
-
 @needs_compiler
 def test_the_arena_is_that_of_the_kernels(tmp_path: Path) -> None:
     for index in (0, 9):
         program = case(index).program
         source = export_c(program)
         for nodes, size in asked(source, tmp_path).items():
-            assert size == (arena_bytes(program, scratch_of(source), nodes) if nodes > 0 else 0), nodes
+            assert size == (arena_bytes(program, nodes) if nodes > 0 else 0), nodes
     fixed = export_c(program, CodeOptions(max_nodes=100))
-    whole = arena_bytes(program, scratch_of(fixed), 100)
+    whole = arena_bytes(program, 100)
     assert f"#define LPGNAS_ARENA_BYTES {whole} ".encode() in fixed.header
     answers = asked(fixed, tmp_path)
     assert {nodes: size for nodes, size in answers.items() if size} == dict.fromkeys((1, 2, 3, 7, 64, 100), whole)
