@@ -28,6 +28,7 @@ from lpgnas.kernels.csr import CsrGraph
 from lpgnas.kernels.executor import Executor
 from lpgnas.kernels.quantize import quantize_features
 from lpgnas.program_file import load_program
+from lpgnas.report import markdown_table
 from lpgnas.results import read_text, write_atomic
 
 OPTIONS = ("-Os", "-O2")
@@ -94,13 +95,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--node", type=int, default=0, help="in the middle of the neighbourhood")
     parser.add_argument("--nodes", type=int, default=32, help="of the neighbourhood")
     parser.add_argument("--data-root", type=Path, help="folder of graphs")
-    parser.add_argument("--out", type=Path, default=RESULTS / "cortex_m.csv", help="a CSV file")
+    parser.add_argument(
+        "--out", type=Path, default=RESULTS / "cortex_m.csv", help="a CSV file; the table for people lies beside it"
+    )
     options = parser.parse_args(arguments)
     config = RunConfig.from_toml(read_text(options.run / "config.toml")).located(options.run)
     graph = load_dataset(config.dataset, options.data_root, require_labels=False)
     table = measure(load_program(options.run / "program.npz"), neighbourhood(graph, options.node, options.nodes))
     print(table.to_string(index=False))
     write_atomic(options.out, table.to_csv(index=False, lineterminator="\n"))
+    shown = table.drop(columns=["nodes", "edges"])
+    header = [name.replace("_", " ") for name in shown.columns]
+    write_atomic(options.out.with_suffix(".md"), markdown_table(header, shown.values.tolist()))
 
 
 if __name__ == "__main__":

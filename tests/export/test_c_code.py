@@ -435,5 +435,20 @@ def test_a_machine_without_a_compiler_is_told(monkeypatch: pytest.MonkeyPatch) -
     assert check_c_code(program, export_c(program)) == NO_COMPILER
 
 
+@needs_compiler
+def test_the_first_command_of_the_page_runs(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs/targets/c.md").read_text()
+    (example,) = re.findall(r"```c\n(.*?)```", page, re.DOTALL)
+    (command,) = re.findall(r"^gcc -std=c99 .*$", page, re.MULTILINE)
+    for name, content in {**export_c(cora_program("ternary", 10)).files(), "example.c": example.encode()}.items():
+        (tmp_path / name).write_bytes(content)
+    built = [COMPILER, *command.split()[1:], *WARNINGS, *SANITIZERS]
+    subprocess.run(built, check=True, cwd=tmp_path, capture_output=True)
+    done = subprocess.run([tmp_path / "example"], check=True, capture_output=True, text=True)
+    assert re.fullmatch(r"(node [012] is of class [0-6]\n){3}", done.stdout)
+    for name, why in STATUSES[1:]:
+        assert f"| `LPGNAS_{name}` | {why[:12]}" in page.replace("`indptr`", "indptr")
+
+
 def test_files_are_named() -> None:
     assert set(export_c(case(0).program).files()) == {HEADER, SOURCE}

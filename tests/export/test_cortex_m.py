@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import naive
 import numpy as np
@@ -112,6 +113,15 @@ def test_what_cannot_be_run_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
     with pytest.raises(ExportError, match=r"not on the PATH: .*qemu-system-arm"):
         run_on_cortex_m(sample.program, made, codes)
+
+
+def test_the_page_shows_the_committed_table() -> None:
+    root = Path(__file__).parents[2]
+    page = (root / "docs/targets/c.md").read_text()
+    measured = (root / "benchmarks/results/cortex_m.md").read_text().splitlines()
+    assert measured == [
+        line for line in page.splitlines() if line.startswith(("| processor", "| cortex", "|---|---|---|---|"))
+    ]
 
 
 @pytest.mark.slow
