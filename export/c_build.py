@@ -32,8 +32,20 @@ _LIMIT_SECONDS = 600
 
 
 def find_compiler() -> str | None:
-    """The path of a C compiler, or None."""
-    return next((path for name in COMPILERS if (path := shutil.which(name)) is not None), None)
+    """The path of a C compiler that builds programs (one without the C library's headers does not), or None."""
+    found = (path for name in COMPILERS if (path := shutil.which(name)) is not None)
+    return next(filter(_builds, found), None)
+
+
+def _builds(compiler: str) -> bool:
+    with tempfile.TemporaryDirectory(prefix="lpgnas-c-") as name:
+        source = Path(name) / "empty.c"
+        source.write_text("#include <stdint.h>\n#include <stdio.h>\nint main(void) { return 0; }\n")
+        try:
+            command = [compiler, *QUICK_FLAGS, "-o", str(source.with_suffix("")), str(source)]
+            return subprocess.run(command, capture_output=True, timeout=_LIMIT_SECONDS, check=False).returncode == 0
+        except (OSError, subprocess.TimeoutExpired):
+            return False
 
 
 @dataclass(frozen=True)

@@ -133,13 +133,13 @@ def test_c_code_without_a_compiler(small_run: Path, tmp_path: Path, monkeypatch:
     folder = runs.copied(small_run, tmp_path / "run")
     monkeypatch.setenv("PATH", "")
     done = runs.lpgnas("export", small_run / "program.npz", "--target", "c", "--out", tmp_path / "made")
-    assert (done.code, done.err) == (0, "C code not checked: no C compiler (gcc or cc) on the PATH\n")
+    assert (done.code, done.err) == (0, "C code not checked: no working C compiler (gcc or cc) on the PATH\n")
     assert runs.bytes_of(tmp_path / "made", runs.C_FILES) == runs.bytes_of(small_run, runs.C_FILES)
     assert runs.lpgnas("export", "--quiet", folder).code == runs.lpgnas("verify", "--quiet", folder).code == 0
     stages = read_record(folder / "record.json")["stages"]
-    assert stages["export"]["c_unchecked"] == "no C compiler (gcc or cc) on the PATH"
+    assert stages["export"]["c_unchecked"] == "no working C compiler (gcc or cc) on the PATH"
     notes = [entry["note"] for entry in stages["verify"]["comparisons"] if entry["form"] == "C code, gcc"]
-    assert notes == ["not run: no C compiler (gcc or cc) on the PATH"]
+    assert notes == ["not run: no working C compiler (gcc or cc) on the PATH"]
 
 
 def test_stages_one_by_one_are_a_run(small_run: Path, small_npz: Path, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import naive
 import numpy as np
 import pytest
 import samples
@@ -29,8 +30,17 @@ from hypothesis import strategies as st
 from scipy import sparse
 
 from lpgnas import __version__, program_file
+from lpgnas.components import Component
 from lpgnas.datasets import load_dataset
-from lpgnas.errors import CheckFailed, DegreeError, ExportError, GraphError, ProgramError, UnknownName
+from lpgnas.errors import (
+    CheckFailed,
+    DegreeError,
+    ExportError,
+    GraphError,
+    LoweringError,
+    ProgramError,
+    UnknownName,
+)
 from lpgnas.export import c_steps
 from lpgnas.export.c_build import QUICK_FLAGS, WARNINGS, CProgram, compiled, find_compiler
 from lpgnas.export.c_code import HEADER, SOURCE, STATUSES, CodeOptions, CSource, arena_bytes, export_c
@@ -39,7 +49,9 @@ from lpgnas.kernels.csr import CsrGraph
 from lpgnas.kernels.executor import Executor
 from lpgnas.kernels.quantize import SparseCodes
 from lpgnas.kernels.reference import run_reference
-from lpgnas.number_formats import Rounding
+from lpgnas.lowering import Quantized, lower
+from lpgnas.number_formats import FormatChoice, Rounding
+from lpgnas.spec import LayerSpec, ModelSpec, required_components
 from lpgnas.verification import NO_COMPILER, check_c_code
 
 COMPILER = find_compiler() or ""
@@ -131,6 +143,71 @@ def test_largest_codes_neither_saturate_nor_wrap(input_bits: int, weight_bits: i
     assert np.unique(wanted).size >= 3
     widths = {operation.accumulator_bits for operation in program.operations if hasattr(operation, "accumulator_bits")}
     assert (64 in widths) == (input_bits == 16 and weight_bits == 8)
+
+
+def wide_program(attention: str, aggregation: str) -> IntegerProgram:
+    """Two layers with 16-bit messages, whose scores and weighted sums need 64 bits at 5,000 edges."""
+    for seed in range(200):
+        rng = np.random.default_rng([5, seed])
+        layers = []
+        for width, sources, last in ((8, (-1,), False), (3, (0,), True)):
+            bare = samples.random_layer(rng, width, sources, last=last, identity=False)
+            layer = replace(bare, attention=attention, aggregation=aggregation, heads=1, formats={}, self_loops=True)
+            formats = {
+                component: FormatChoice("fixed", 16 if component is Component.MESSAGE else 8)
+                for component in required_components(layer, last=last)
+            }
+            layers.append(replace(layer, formats=formats))
+        spec = ModelSpec(6, 3, tuple(layers), Rounding.HALF_EVEN, FormatChoice("fixed", 8), True, False)
+        made = samples.random_codes(rng, spec, 4)
+        codes = tuple(replace(one, bias=Quantized(one.bias.codes // 16, one.bias.fraction - 4)) for one in made)
+        try:
+            return lower(spec, codes, input_fraction=4, max_degree=5000)
+        except LoweringError:
+            continue
+    raise AssertionError(f"no exact program of {attention}")
+
+
+@needs_compiler
+@pytest.mark.parametrize(("attention", "aggregation"), [("cos", "sum"), ("gene-linear", "sum"), ("gat", "max")])
+def test_scores_and_sums_of_64_bits(attention: str, aggregation: str) -> None:
+    program = wide_program(attention, aggregation)
+    text = export_c(program).source.decode()
+    assert ("(int64_t)message" in text) == (attention == "cos")
+    assert ("int64_t *sums = (void *)s->scratch" in text) == (aggregation == "sum")
+    graphs = [graph for graph in samples.adversarial_graphs(6) if graph.name != "hub"]
+    with strict(program) as built:
+        for graph in graphs:
+            wanted = naive.run(program, graph.x, graph.edge_index)
+            np.testing.assert_array_equal(built.run(graph.x, graph.edge_index), wanted, err_msg=graph.name)
+
+
+@needs_compiler
+def test_sums_of_rows_beyond_32_bits() -> None:
+    """40,000 codes of 16 bits: their sum passes 2^31, and the row factor is a 64-bit division."""
+    words = 40_000
+    formats = {
+        Component.LINEAR_WEIGHT: FormatChoice.parse("ternary"),
+        Component.MESSAGE: FormatChoice("fixed", 8),
+        Component.OUTPUT: FormatChoice("fixed", 8),
+    }
+    layer = LayerSpec("const", "sum", "none", 3, 1, "none", True, formats=formats)
+    spec = ModelSpec(words, 3, (layer,), Rounding.HALF_UP, FormatChoice("fixed", 16), False, True)
+    codes = samples.random_codes(np.random.default_rng(1), spec, 0)
+    program = lower(spec, codes, input_fraction=0, max_degree=10)
+    assert "uint64_t d)" in export_c(program).source.decode()
+    x = np.random.default_rng(2).integers(0, 65536, (4, words)).astype(np.float32)
+    x[1:3] = [[65535], [0]]
+    edges = np.array([[0, 1, 2, 3], [1, 0, 0, 0]], dtype=np.int64)
+    with strict(program) as built:
+        np.testing.assert_array_equal(built.run(x, edges), Executor(program).run(x, edges).codes)
+    assert x[1].astype(np.int64).sum() > 1 << 31
+
+
+@needs_compiler
+def test_a_shortcut_of_the_input_reads_dense_and_sparse_rows() -> None:
+    index = next(k for k in range(PROGRAMS) if "input_code(s, i" in export_c(case(k).program).source.decode())
+    check_case(index)
 
 
 @needs_compiler
@@ -448,6 +525,17 @@ def test_the_first_command_of_the_page_runs(tmp_path: Path) -> None:
     assert re.fullmatch(r"(node [012] is of class [0-6]\n){3}", done.stdout)
     for name, why in STATUSES[1:]:
         assert f"| `LPGNAS_{name}` | {why[:12]}" in page.replace("`indptr`", "indptr")
+
+
+def test_a_compiler_that_builds_nothing_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("gcc", "cc"):
+        (tmp_path / name).write_text("#!/bin/sh\nexit 1\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert find_compiler() is None
+    (tmp_path / "cc").unlink()
+    (tmp_path / "gcc").write_bytes(b"\x7fELF nothing")
+    assert find_compiler() is None
 
 
 def test_files_are_named() -> None:
