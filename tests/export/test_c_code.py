@@ -444,6 +444,9 @@ def test_metadata_describes_the_file_and_cannot_end_its_comment() -> None:
     for tensor in (program.input, *program.tensors):
         fields = f"[{tensor.columns}, {tensor.bits}, {tensor.fraction}, {'true' if tensor.signed else 'false'}"
         assert f'"{tensor.name}": {fields}' in header
+    for array in program.arrays:  # what is counted can be counted again
+        fields = f'["{array.kind}", {array.values.size}, {array.bits}, {array.fraction}'
+        assert f'"{array.name}": {fields}' in header
     quoted = re.findall(r"^ \* metadata +(.*)$", header, re.MULTILINE)
     assert json.loads("{" + ",".join(quoted) + "}") == program.metadata
     with compiled(program, made, COMPILER, STRICT):
