@@ -20,10 +20,12 @@ import numpy as np
 from lpgnas.cli import main
 from lpgnas.components import Component
 from lpgnas.datasets import graph_to_npz
+from lpgnas.export.c_build import find_compiler
 from lpgnas.graph import Graph
 from lpgnas.number_formats import FIXED1, FormatChoice
 from lpgnas.results import STAGES, is_leftover, read_record, sealed, sha256
 from lpgnas.spec import LayerSpec, ModelSpec, required_components
+from lpgnas.verification import NO_COMPILER
 
 ROOT = Path(__file__).parents[1]
 NODES, FEATURES, CLASSES = 60, 12, 3
@@ -34,6 +36,10 @@ QUICK = (
 """A run of seconds; the small degree keeps the hub of the verification small."""
 BUDGETS = ("--weight-budget", "400B", "--buffer-budget", "3KiB", "--peak-budget", "2.5KiB")
 C_FILES = ("c/lpgnas_model.h", "c/lpgnas_model.c")
+UNCHECKED = "" if find_compiler() else NO_COMPILER
+"""Why this machine does not check C code."""
+TOLD_UNCHECKED = UNCHECKED and f"C code not checked: {UNCHECKED}\n"
+"""What `lpgnas export` says of it."""
 REPEATABLE = ("spec.json", "program.npz", "model.int.onnx", "model.qonnx.onnx", "model.safetensors", *C_FILES)
 """Files that one seed repeats to the byte."""
 REPORTS = ("report.md", "report.html", "pareto.png")
