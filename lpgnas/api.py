@@ -74,7 +74,7 @@ class RunResult:
         return self._through("lower")
 
     def export(self) -> RunResult:
-        """Write the ONNX files."""
+        """Write the ONNX files and the C code."""
         return self._through("export")
 
     def verify(self, *, fixed_point: bool = False) -> RunResult:
@@ -146,8 +146,9 @@ class RunResult:
 
     @property
     def files(self) -> dict[str, Path]:
-        """Path of every file of the folder by its name."""
-        return {path.name: path for path in sorted(self.folder.iterdir()) if not path.name.startswith(".")}
+        """Path of every file of the folder by its name; the C code is `c/lpgnas_model.h` and `c/lpgnas_model.c`."""
+        paths = sorted(path for path in self.folder.rglob("*") if path.is_file() and not path.name.startswith("."))
+        return {path.relative_to(self.folder).as_posix(): path for path in paths}
 
 
 def search(

@@ -315,6 +315,9 @@ def _verification(facts: RunFacts) -> Html:
     reason = facts.stages.get("export", {}).get("qonnx_refused", "")
     if reason:
         notes.append(f"no QONNX file: {reason}")
+    reason = facts.stages.get("export", {}).get("c_refused", "")
+    if reason:
+        notes.append(f"no C code: {reason}")
     listed = element("ul", *(element("li", note) for note in notes)) if notes else ""
     return joined(
         element("p", verdict, class_="verdict good" if passed else "verdict bad"),

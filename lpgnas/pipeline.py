@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any, TextIO
@@ -23,7 +24,9 @@ from lpgnas.cost_models.latency import LatencyTable
 from lpgnas.cost_models.program_cost import program_cost
 from lpgnas.cost_models.spec_cost import spec_cost
 from lpgnas.errors import CheckFailed, InfeasibleBudget, LpgnasError, RunFolderError, SpecError
-from lpgnas.export.files import export_files
+from lpgnas.export.c_build import compiled, find_compiler
+from lpgnas.export.c_code import HEADER, SOURCE, CSource
+from lpgnas.export.files import C_FOLDER, export_files
 from lpgnas.fixed_point import FixedPointReport, fixed_point_checks
 from lpgnas.graph import Graph
 from lpgnas.graph_tensors import graph_tensors
@@ -70,7 +73,16 @@ from lpgnas.teacher_file import read_teacher
 from lpgnas.teachers import recipe, soft_labels, usual_share
 from lpgnas.training import TrainingSettings
 from lpgnas.trials import TrialTable, read_supernet, supernet_csv
-from lpgnas.verification import Comparison, Form, forms_of, unseen_graphs, verify_forms
+from lpgnas.verification import (
+    C_FORM,
+    NO_COMPILER,
+    Comparison,
+    Form,
+    check_c_code,
+    forms_of,
+    unseen_graphs,
+    verify_forms,
+)
 
 RECORD, CONFIG, SPEC = "record.json", "config.toml", "spec.json"
 CANDIDATES, SUPERNET = "candidates.csv", "supernet.csv"
@@ -79,6 +91,7 @@ LATENCY = "latency_table.json"
 FIXED_POINT = "fixed_point.json"
 """Of `check_fixed_point`; no stage writes it, so it is no part of the record."""
 ONNX_INT, QONNX = "model.int.onnx", "model.qonnx.onnx"
+C_HEADER, C_SOURCE = f"{C_FOLDER}/{HEADER}", f"{C_FOLDER}/{SOURCE}"
 EVALUATE_EVERY = 4
 """Epochs between evaluations in a run; a training of 200 loses nothing by looking half as often as every second."""
 GRAPH = "graph.npz"
@@ -130,7 +143,8 @@ class Run:
         self._teacher: Tensor | None = None
         self._task: Task | None = None
         self.latency = self._latency_table()
-        remove_leftovers(folder)
+        for place in (folder, folder / C_FOLDER):
+            remove_leftovers(place)
 
     def _owned_config(self, config: RunConfig | None) -> RunConfig:
         """The folder's config, which the given one must be; or the given one for a new folder."""
@@ -546,7 +560,11 @@ class Run:
         return load_program(self.folder / PROGRAM)
 
     def export(self) -> None:
-        """Write `model.int.onnx` and, where it can be exact, `model.qonnx.onnx`."""
+        """Write `model.int.onnx` and, where they can be exact, `model.qonnx.onnx` and the C files.
+
+        Raises:
+            CheckFailed: the C code differs from the kernels.
+        """
         started = time.monotonic()
         program = self.program()
         made = export_files(program)
@@ -555,7 +573,15 @@ class Run:
             files |= self._save(QONNX, made.qonnx)
         else:
             (self.folder / QONNX).unlink(missing_ok=True)
-        self._finish("export", files, started, qonnx_refused=made.qonnx_refused)
+        c_unchecked = ""
+        if made.c is not None:
+            c_unchecked = check_c_code(program, made.c)
+            files |= self._save(C_HEADER, made.c.header) | self._save(C_SOURCE, made.c.source)
+        else:
+            for name in (C_HEADER, C_SOURCE):
+                (self.folder / name).unlink(missing_ok=True)
+        facts = {"qonnx_refused": made.qonnx_refused, "c_refused": made.c_refused, "c_unchecked": c_unchecked}
+        self._finish("export", files, started, **facts)
 
     def verify(self) -> None:
         """Check hashes, then run every form on the training graph and on unseen ones.
@@ -601,16 +627,30 @@ class Run:
     def compare_forms(self) -> list[Comparison]:
         """Every form of the model on the training graph and on unseen graphs."""
         program = self.program()
-        qonnx = self.folder / QONNX
-        forms = forms_of(
-            program,
-            fake_quant=fake_quant_form(self.model(), program),
-            onnx_int=read_file(self.folder / ONNX_INT),
-            qonnx=read_file(qonnx) if qonnx.exists() else None,
-        )
+        qonnx, source, compiler = self.folder / QONNX, self._c_source(), find_compiler()
         graphs = [self.prepared.graph, *unseen_graphs(self.prepared.graph, program.max_degree)]
-        progress = Progress("verify", len(graphs) * len(forms), self._stream)
-        return verify_forms(program, forms, graphs, lambda name: progress.advance(1, name))
+        with ExitStack() as opened:
+            built = None
+            if source is not None and compiler is not None:
+                built = opened.enter_context(compiled(program, source, compiler))
+            forms = forms_of(
+                program,
+                fake_quant=fake_quant_form(self.model(), program),
+                onnx_int=read_file(self.folder / ONNX_INT),
+                qonnx=read_file(qonnx) if qonnx.exists() else None,
+                c_code=built,
+            )
+            progress = Progress("verify", len(graphs) * len(forms), self._stream)
+            results = verify_forms(program, forms, graphs, lambda name: progress.advance(1, name))
+        if source is not None and compiler is None:
+            results.append(Comparison(C_FORM, graphs[0].name, 0, 0, f"not run: {NO_COMPILER}"))
+        return results
+
+    def _c_source(self) -> CSource | None:
+        """The C files of the run, or None where there are none."""
+        if not (self.folder / C_SOURCE).exists():
+            return None
+        return CSource(read_file(self.folder / C_HEADER), read_file(self.folder / C_SOURCE))
 
     def check_fixed_point(self) -> FixedPointReport:
         """Count what the program reaches on the run's graph, and write it into `fixed_point.json`.

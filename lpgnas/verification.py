@@ -1,7 +1,8 @@
 """The chain of equalities: every form of a model gives the same codes on every graph.
 
 Forms, in order: fake-quantised model (float64), NumPy reference, Numba kernels, integer ONNX in onnxruntime and in
-onnx.reference, QONNX in onnxruntime and in the qonnx executor. A mismatch is a differing code on any node and class.
+onnx.reference, QONNX in onnxruntime and in the qonnx executor, C code built by gcc. A mismatch is a differing code on
+any node and class.
 """
 
 from __future__ import annotations
@@ -11,16 +12,24 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from scipy import sparse
 
-from lpgnas.errors import LpgnasError
+from lpgnas.errors import CheckFailed, LpgnasError
+from lpgnas.export.c_build import QUICK_FLAGS, CProgram, compiled, find_compiler
+from lpgnas.export.c_code import CSource
 from lpgnas.export.feeding import run_onnx_reference, run_onnxruntime, run_qonnx_executor, with_sizes
 from lpgnas.graph import Graph
 from lpgnas.integer_program import IntegerProgram
+from lpgnas.kernels.csr import CsrGraph
 from lpgnas.kernels.executor import Executor
 from lpgnas.kernels.reference import run_reference
 
 CodeArray = npt.NDArray[np.float64]
 Form = Callable[[Graph], CodeArray]
+C_FORM = "C code, gcc"
+NO_COMPILER = "no working C compiler (gcc or cc) on the PATH"
+SPARSE_SAMPLES = 10_000_000
+"""Random features beyond so many are made sparse."""
 REFERENCE_EVALUATOR_LIMIT = 3_000_000
 """Edges times columns beyond which onnx.reference (a Python loop an element) runs on a part of the graph."""
 
@@ -84,7 +93,12 @@ def _multigraph(rng: np.random.Generator, nodes: int, edges: int, max_degree: in
 
 
 def forms_of(
-    program: IntegerProgram, *, fake_quant: Form | None, onnx_int: bytes | None, qonnx: bytes | None
+    program: IntegerProgram,
+    *,
+    fake_quant: Form | None,
+    onnx_int: bytes | None,
+    qonnx: bytes | None,
+    c_code: CProgram | None = None,
 ) -> dict[str, Form]:
     """Every form that can be run, by name, in the order of the chain.
 
@@ -93,6 +107,7 @@ def forms_of(
         fake_quant: the trained model as a form, or None on a machine without torch.
         onnx_int: the bytes of `model.int.onnx`, or None.
         qonnx: the bytes of `model.qonnx.onnx`, or None where that target refused the program.
+        c_code: the compiled C files, or None without them or without a compiler.
     """
     executor = Executor(program)
     forms: dict[str, Form] = {} if fake_quant is None else {"fake-quant": fake_quant}
@@ -109,7 +124,76 @@ def forms_of(
             program,
             lambda x, edges: run_qonnx_executor(with_sizes(dynamic, len(x), edges.shape[1]), x, edges),
         )
+    if c_code is not None:
+        machine_code = c_code
+        forms[C_FORM] = lambda graph: machine_code.run(graph.x, graph.edge_index).astype(np.float64)
     return forms
+
+
+def check_c_code(
+    program: IntegerProgram, source: CSource, graph: CsrGraph | None = None, most: int | None = None
+) -> str:
+    """Build C files and compare their codes with the kernels' on graphs that were never seen, or on their own.
+
+    Args:
+        program: what the files were made from.
+        source: the files.
+        graph: the graph that is compiled in, None for one that is an argument.
+        most: the most nodes that the files take, None for any number.
+
+    Returns:
+        Why nothing was checked; empty where it was.
+
+    Raises:
+        ExportError: the compiler refuses the files, or the code breaks.
+        CheckFailed: a code differs.
+    """
+    compiler = find_compiler()
+    if compiler is None:
+        return NO_COMPILER
+    executor = Executor(program)
+    with compiled(program, source, compiler, QUICK_FLAGS) as machine_code:
+        for one in _check_graphs(program, graph):
+            if most is not None and one.num_nodes > most:
+                continue
+            wanted = executor.run(one.x, one.edge_index).codes
+            different = int((machine_code.run(one.x, one.edge_index) != wanted).sum())
+            if different:
+                raise CheckFailed(
+                    f"the C code differs from the kernels on {one.name}: {different} of {wanted.size} codes"
+                )
+    return ""
+
+
+def _check_graphs(program: IntegerProgram, graph: CsrGraph | None) -> list[Graph]:
+    """Graphs with random features, dense and sparse; or those features on one given graph."""
+    rng = np.random.default_rng(0)
+    if graph is None:
+        graphs = unseen_graphs(_random_features(program, 64, rng), program.max_degree)
+    else:
+        targets = np.repeat(np.arange(graph.num_nodes), graph.degree)
+        edges = np.stack([graph.sources, targets]).astype(np.int64)
+        made = _random_features(program, graph.num_nodes, rng)
+        graphs = [Graph("the graph that is compiled in", made.x, edges)]
+    dense = [one for one in graphs if isinstance(one.x, np.ndarray)]
+    return graphs + [Graph(f"{one.name}, sparse", sparse.csr_array(one.x), one.edge_index) for one in dense]
+
+
+def _random_features(program: IntegerProgram, nodes: int, rng: np.random.Generator) -> Graph:
+    """Features over the whole range of the input's codes, a third of them 0; no edges."""
+    shape, x = (nodes, program.num_features), program.input
+    none = np.zeros((2, 0), dtype=np.int64)
+
+    def values(size: int | tuple[int, int]) -> npt.NDArray[np.float32]:
+        return np.ldexp(rng.uniform(x.low - 1, x.high + 1, size), -x.fraction).astype(np.float32)
+
+    if nodes * program.num_features > SPARSE_SAMPLES:
+        count = 8 * nodes
+        rows, columns = np.repeat(np.arange(nodes), 8), rng.integers(0, program.num_features, count)
+        made = sparse.csr_array((values(count), (rows, columns)), shape=shape)
+        made.sum_duplicates()
+        return Graph("random features", made, none)
+    return Graph("random features", values(shape) * (rng.random(shape) < 0.67), none)
 
 
 def _decoded(

@@ -1,4 +1,4 @@
-"""Programs, graphs and expected logits that the tests of both ONNX dialects share."""
+"""Programs, graphs and expected logits that the tests of exports share."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from lpgnas.components import Component
 from lpgnas.errors import LoweringError
 from lpgnas.integer_program import IntegerProgram, Transform
 from lpgnas.lowering import LayerCodes, Quantized, lower
-from lpgnas.number_formats import FormatChoice, Rounding
+from lpgnas.number_formats import FIXED1, FormatChoice, Rounding
 from lpgnas.operators import ACTIVATIONS, AGGREGATIONS, ATTENTIONS
 from lpgnas.spec import LayerSpec, ModelSpec
 
@@ -154,6 +154,27 @@ def extreme_program(
     growth = (columns - 1).bit_length() + input_bits + weight_bits
     codes = LayerCodes(Quantized(weight, 0), bias, message_fraction=16 - growth, output_fraction=16 - growth - 3)
     return lower(spec, (codes,), input_fraction=0, max_degree=max_degree)
+
+
+def cora_program(weights: str, max_degree: int) -> IntegerProgram:
+    """GCN-16 with random weights of one format on row-normalised binary words as many as Cora's."""
+    choice, codes = FormatChoice.parse(weights), FormatChoice("fixed", 8)
+    common = {Component.LINEAR_WEIGHT: choice, Component.MESSAGE: codes}
+    layers = (
+        LayerSpec("gcn", "sum", "relu", 16, 1, "none", True, formats={**common, Component.ACTIVATION: codes}),
+        LayerSpec("gcn", "sum", "none", 7, 1, "none", True, formats={**common, Component.OUTPUT: codes}),
+    )
+    spec = ModelSpec(
+        num_features=1433,
+        num_classes=7,
+        layers=layers,
+        rounding=Rounding.HALF_EVEN,
+        input_format=FIXED1,
+        input_signed=False,
+        row_normalize=True,
+    )
+    made = samples.random_codes(np.random.default_rng(7), spec, 0)
+    return lower(spec, made, input_fraction=0, max_degree=max_degree)
 
 
 def operators(model: onnx.ModelProto) -> set[str]:

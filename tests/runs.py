@@ -20,10 +20,12 @@ import numpy as np
 from lpgnas.cli import main
 from lpgnas.components import Component
 from lpgnas.datasets import graph_to_npz
+from lpgnas.export.c_build import find_compiler
 from lpgnas.graph import Graph
 from lpgnas.number_formats import FIXED1, FormatChoice
 from lpgnas.results import STAGES, is_leftover, read_record, sealed, sha256
 from lpgnas.spec import LayerSpec, ModelSpec, required_components
+from lpgnas.verification import NO_COMPILER
 
 ROOT = Path(__file__).parents[1]
 NODES, FEATURES, CLASSES = 60, 12, 3
@@ -33,7 +35,12 @@ QUICK = (
 )  # fmt: skip
 """A run of seconds; the small degree keeps the hub of the verification small."""
 BUDGETS = ("--weight-budget", "400B", "--buffer-budget", "3KiB", "--peak-budget", "2.5KiB")
-REPEATABLE = ("spec.json", "program.npz", "model.int.onnx", "model.qonnx.onnx", "model.safetensors")
+C_FILES = ("c/lpgnas_model.h", "c/lpgnas_model.c")
+UNCHECKED = "" if find_compiler() else NO_COMPILER
+"""Why this machine does not check C code."""
+TOLD_UNCHECKED = UNCHECKED and f"C code not checked: {UNCHECKED}\n"
+"""What `lpgnas export` says of it."""
+REPEATABLE = ("spec.json", "program.npz", "model.int.onnx", "model.qonnx.onnx", "model.safetensors", *C_FILES)
 """Files that one seed repeats to the byte."""
 REPORTS = ("report.md", "report.html", "pareto.png")
 FILES = (*REPEATABLE, "candidates.csv", "supernet.csv", "config.toml", "costs.csv", "record.json", *REPORTS)
@@ -184,6 +191,11 @@ def first_stages(run: Path, done: int) -> Path:
     return with_record(run, forget)
 
 
+def paths_of(run: Path) -> dict[str, Path]:
+    """The files of a run folder, those of its folders too, by their names in it."""
+    return {path.relative_to(run).as_posix(): path for path in run.rglob("*") if path.is_file()}
+
+
 def bytes_of(run: Path, names: tuple[str, ...] = REPEATABLE) -> dict[str, bytes]:
     """The contents of files of a run folder."""
     return {name: (run / name).read_bytes() for name in names}
@@ -191,16 +203,16 @@ def bytes_of(run: Path, names: tuple[str, ...] = REPEATABLE) -> dict[str, bytes]
 
 def check_whole(run: Path, uninterrupted: Path) -> None:
     """Every file under its final name is complete: that of the uninterrupted run, or a valid state on the way to it."""
-    for path in run.iterdir() if run.exists() else ():
-        if path.name in STAGED:
-            assert path.read_bytes() == (uninterrupted / path.name).read_bytes(), path
+    for name, path in paths_of(run).items() if run.exists() else ():
+        if name in STAGED:
+            assert path.read_bytes() == (uninterrupted / name).read_bytes(), path
         elif path.name == "candidates.csv":
             rows = path.read_bytes()
             assert rows.endswith(b"\n")
             assert (uninterrupted / path.name).read_bytes().startswith(rows)
         elif path.name == "record.json":
             for stage in read_record(path)["stages"].values():
-                assert {name: sha256((run / name).read_bytes()) for name in stage["files"]} == stage["files"]
+                assert {file: sha256((run / file).read_bytes()) for file in stage["files"]} == stage["files"]
         elif path.name in REPORTS:
             ends = {".md": b"\n", ".html": b"</html>\n", ".png": b"IEND\xaeB`\x82"}
             assert path.read_bytes().endswith(ends[path.suffix]), path

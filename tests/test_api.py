@@ -53,7 +53,7 @@ def test_a_finished_run_is_opened_and_left_alone(small_run: Path, tmp_path: Path
     folder = runs.copied(small_run, tmp_path / "run")
     for name in runs.REPORTS:  # they are written again; all else is left alone
         (folder / name).unlink()
-    before = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
+    before = {name: path.stat().st_mtime_ns for name, path in runs.paths_of(folder).items()}
     result = lpgnas.open_run(folder).evaluate().report()
     assert {name: (folder / name).stat().st_mtime_ns for name in before} == before
     assert result.files.keys() == set(runs.FILES)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import ExitStack
 
 import chain
 import numpy as np
@@ -11,17 +12,19 @@ import samples
 from scipy import sparse
 
 from lpgnas.datasets import load_dataset
+from lpgnas.export.c_build import QUICK_FLAGS, compiled, find_compiler
 from lpgnas.export.files import export_files
 from lpgnas.graph import Graph
 from lpgnas.pipeline import fake_quant_form
-from lpgnas.verification import Comparison, forms_of, verify_forms
+from lpgnas.verification import C_FORM, Comparison, Form, forms_of, verify_forms
 
 COLUMNS, CLASSES = 8, 3
 SPECS = 300
 SLOW_FORM = "QONNX in qonnx"
 """Opens a session of onnxruntime for every node of the file, half a second a graph."""
 EVERYWHERE = (
-    "fake-quant", "numpy", "numba", "int ONNX in onnxruntime", "int ONNX in onnx.reference", "QONNX in onnxruntime"
+    "fake-quant", "numpy", "numba", "int ONNX in onnxruntime", "int ONNX in onnx.reference", "QONNX in onnxruntime",
+    *([C_FORM] if find_compiler() else []),
 )  # fmt: skip
 FLOAT32_EXACT = 1 << 24
 
@@ -34,19 +37,30 @@ def calibration_graph() -> Graph:
 
 
 def through_the_chain(
-    case: chain.ChainCase, graphs: list[Graph], slow_on: list[Graph] | None = None
+    case: chain.ChainCase, graphs: list[Graph], slow_on: list[Graph] | None = None, *, build: bool = True
 ) -> list[Comparison]:
     """Run every form; QONNX may be absent only where its float32 sums could not be exact.
 
-    With `slow_on`, the slow form runs on these graphs alone.
+    With `slow_on`, the slow form runs on these graphs alone. C code runs if it is to be built and there is a compiler.
     """
     files = export_files(case.program)
     refused = files.qonnx is None
     if refused:
         assert chain.float32_bound(case.program) > FLOAT32_EXACT or "2^24" in files.qonnx_refused, files.qonnx_refused
     fake_quant = fake_quant_form(case.model, case.program)
-    forms = forms_of(case.program, fake_quant=fake_quant, onnx_int=files.onnx_int, qonnx=files.qonnx)
-    assert len(forms) == (5 if refused else 7)
+    compiler = find_compiler() if build else None
+    assert files.c is not None, files.c_refused
+    with ExitStack() as opened:
+        built = opened.enter_context(compiled(case.program, files.c, compiler, QUICK_FLAGS)) if compiler else None
+        forms = forms_of(case.program, fake_quant=fake_quant, onnx_int=files.onnx_int, qonnx=files.qonnx, c_code=built)
+        assert len(forms) == (5 if refused else 7) + (built is not None)
+        return compared(case, forms, graphs, slow_on)
+
+
+def compared(
+    case: chain.ChainCase, forms: dict[str, Form], graphs: list[Graph], slow_on: list[Graph] | None
+) -> list[Comparison]:
+    """The comparisons of forms, none of which may fail."""
     fast = {name: form for name, form in forms.items() if slow_on is None or name != SLOW_FORM}
     results = verify_forms(case.program, fast, graphs)
     if len(fast) < len(forms) and slow_on is not None:
@@ -65,8 +79,8 @@ def test_every_operator_and_format_through_the_chain() -> None:
     """Small graphs, few hits: the quick form of the slow test below."""
     graph = calibration_graph()
     cases = list(chain.covering_cases(graph, CLASSES, max_degree=200, hits=3))
-    for case in cases:
-        through_the_chain(case, [graph])
+    for number, case in enumerate(cases):
+        through_the_chain(case, [graph], build=number % 4 == 0)  # tests/export has them all
     assert len(cases) >= 15
 
 

@@ -17,6 +17,7 @@ from lpgnas.budget import QUANTITIES, Quantity
 from lpgnas.components import Component
 from lpgnas.config import RunConfig
 from lpgnas.number_formats import FLOAT32
+from lpgnas.results import read_record
 from lpgnas.spec import ModelSpec
 
 Arrays = dict[str, Any]
@@ -85,9 +86,60 @@ def test_predict_needs_no_labels(small_run: Path, tmp_path: Path) -> None:
 
 def test_export_of_a_program_writes_the_files_of_the_run(small_run: Path, tmp_path: Path) -> None:
     done = runs.lpgnas("export", small_run / "program.npz", "--out", tmp_path / "made")
-    assert (done.code, done.err) == (0, "")
-    for name in ("model.int.onnx", "model.qonnx.onnx"):
-        assert (tmp_path / "made" / name).read_bytes() == (small_run / name).read_bytes()
+    assert (done.code, done.err) == (0, runs.TOLD_UNCHECKED)
+    exported = ("model.int.onnx", "model.qonnx.onnx", *runs.C_FILES)
+    assert runs.paths_of(tmp_path / "made").keys() == set(exported)
+    assert runs.bytes_of(tmp_path / "made", exported) == runs.bytes_of(small_run, exported)
+
+
+@pytest.mark.parametrize(
+    ("target", "files"),
+    [("onnx-int", ("model.int.onnx",)), ("qonnx", ("model.qonnx.onnx",)), ("c", runs.C_FILES)],
+)
+def test_export_of_one_target(small_run: Path, tmp_path: Path, target: str, files: tuple[str, ...]) -> None:
+    done = runs.lpgnas("export", small_run / "program.npz", "--target", target, "--out", tmp_path / "made")
+    assert (done.code, done.err) == (0, runs.TOLD_UNCHECKED if target == "c" else "")
+    assert runs.paths_of(tmp_path / "made").keys() == set(files)
+    assert runs.bytes_of(tmp_path / "made", files) == runs.bytes_of(small_run, files)
+
+
+def test_export_of_a_run_writes_its_c_code_again(small_run: Path, tmp_path: Path) -> None:
+    folder = runs.copied(small_run, tmp_path / "run")
+    for name in runs.C_FILES:
+        (folder / name).unlink()
+    assert runs.lpgnas("export", "--quiet", folder, "--target", "c").code == 0
+    assert runs.bytes_of(folder) == runs.bytes_of(small_run)
+    stages = read_record(folder / "record.json")["stages"]
+    assert (
+        stages.keys() == read_record(small_run / "record.json")["stages"].keys()
+    )  # equal bytes: what came later still holds
+    assert (stages["export"]["c_refused"], stages["export"]["c_unchecked"]) == ("", runs.UNCHECKED)
+    forms = {entry["form"] for entry in stages["verify"]["comparisons"]}
+    assert "C code, gcc" in forms
+
+
+def test_export_of_c_code_for_a_graph(small_run: Path, small_npz: Path, tmp_path: Path) -> None:
+    command = ("export", small_run / "program.npz", "--target", "c", "--out")
+    assert runs.lpgnas(*command, tmp_path / "fixed", "--max-nodes", 100).code == 0
+    assert "#define LPGNAS_MAX_NODES 100\n" in (tmp_path / "fixed/c/lpgnas_model.h").read_text()
+    done = runs.lpgnas(*command, tmp_path / "within", "--graph", small_npz)
+    assert (done.code, done.err) == (0, runs.TOLD_UNCHECKED)
+    header = (tmp_path / "within/c/lpgnas_model.h").read_text()
+    assert f"#define LPGNAS_NUM_NODES {runs.NODES}\n" in header
+    assert "lpgnas_graph" not in header
+
+
+def test_c_code_without_a_compiler(small_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = runs.copied(small_run, tmp_path / "run")
+    monkeypatch.setenv("PATH", "")
+    done = runs.lpgnas("export", small_run / "program.npz", "--target", "c", "--out", tmp_path / "made")
+    assert (done.code, done.err) == (0, "C code not checked: no working C compiler (gcc or cc) on the PATH\n")
+    assert runs.bytes_of(tmp_path / "made", runs.C_FILES) == runs.bytes_of(small_run, runs.C_FILES)
+    assert runs.lpgnas("export", "--quiet", folder).code == runs.lpgnas("verify", "--quiet", folder).code == 0
+    stages = read_record(folder / "record.json")["stages"]
+    assert stages["export"]["c_unchecked"] == "no working C compiler (gcc or cc) on the PATH"
+    notes = [entry["note"] for entry in stages["verify"]["comparisons"] if entry["form"] == "C code, gcc"]
+    assert notes == ["not run: no working C compiler (gcc or cc) on the PATH"]
 
 
 def test_stages_one_by_one_are_a_run(small_run: Path, small_npz: Path, tmp_path: Path) -> None:
@@ -446,6 +498,9 @@ def test_programs_that_are_refused(small_run: Path, small_npz: Path, tmp_path: P
     done = runs.lpgnas("export", small_run / "program.npz")
     assert (done.code, done.err.split(":")[0]) == (2, "ConfigError")
     refuse("export", small_run, error="ConfigError", out=tmp_path / "run")
+    for option in (("--max-nodes", "3"), ("--graph", "cora")):
+        assert "--target c" in runs.lpgnas("export", small_run / "program.npz", *option).err
+        assert "--target c" in runs.lpgnas("export", small_run, "--target", "c", *option).err
 
 
 def test_a_spec_is_costed_only_if_it_is_one(small_npz: Path, tmp_path: Path) -> None:

@@ -58,7 +58,7 @@ def command_of(dataset: Path, folder: Path) -> tuple[str, ...]:
 
 def check_finished(folder: Path, whole: Path) -> None:
     assert runs.bytes_of(folder, runs.FINAL) == runs.bytes_of(whole, runs.FINAL)
-    assert sorted(path.name for path in folder.iterdir()) == sorted(runs.FILES)
+    assert sorted(runs.paths_of(folder)) == sorted(runs.FILES)
 
 
 def test_a_run_killed_at_four_moments(small_run: Path, small_npz: Path, tmp_path: Path) -> None:

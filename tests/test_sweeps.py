@@ -53,7 +53,7 @@ def rows_of(folder: Path) -> dict[str, dict[str, str]]:
 def test_a_sweep_leaves_its_files(small_sweep: Path) -> None:
     assert {path.name for path in small_sweep.iterdir()} == {*OUTPUTS, TIGHT, LOOSE}
     for name in (TIGHT, LOOSE):
-        assert {path.name for path in (small_sweep / name).iterdir()} == set(runs.FILES)
+        assert runs.paths_of(small_sweep / name).keys() == set(runs.FILES)
 
 
 def test_rows_are_those_of_the_runs(small_sweep: Path) -> None:
@@ -117,8 +117,8 @@ def test_a_sweep_that_was_killed_resumes(small_sweep: Path, small_npz: Path, tmp
     folder = tmp_path / "sweep"
     shutil.copytree(small_sweep, folder)
     second = runs.first_stages(folder / LOOSE, 0)
-    for path in second.iterdir():
-        if path.name not in ("config.toml", "record.json", "candidates.csv", "supernet.csv"):
+    for name, path in runs.paths_of(second).items():
+        if name not in ("config.toml", "record.json", "candidates.csv", "supernet.csv"):
             path.unlink()
     rows = (second / "candidates.csv").read_text().splitlines(keepends=True)
     (second / "candidates.csv").write_text("".join(rows[:3]))
