@@ -14,7 +14,8 @@ the other input by itself. Where it fuses, it multiplies bytes, and on x86 witho
 signed weights add pairs of products in 16 bits, which may saturate. Weights whose products could are stored
 as UINT8, and the signed tensors that they multiply as UINT8 with zero point 128: such kernels widen first. Signed
 messages that scores read by head are stored so too: onnxruntime 1.31 moves a DequantizeLinear of INT8 behind the
-Reshape into heads, and then refuses what it made of it.
+Reshape into heads, and then refuses what it made of it. It also makes one rounding of two QuantizeLinear in a row, so
+that a block that would do nothing between them rounds in float64.
 No node belongs to a domain other than ONNX's own.
 """
 
@@ -90,6 +91,7 @@ class QdqDialect(Dialect):
     """QuantizeLinear and DequantizeLinear."""
 
     roundings = frozenset({Rounding.HALF_EVEN})
+    may_merge = True
 
     def __init__(self, program: IntegerProgram) -> None:
         transforms = [one for one in program.operations if isinstance(one, Transform)]

@@ -85,6 +85,7 @@ class QonnxDialect(Dialect):
     """`Quant` and `BipolarQuant` nodes with annotations."""
 
     roundings = frozenset({Rounding.HALF_EVEN, Rounding.FLOOR})
+    may_merge = False
 
     def __init__(self, rounding: Rounding) -> None:
         self._mode = "FLOOR" if rounding is Rounding.FLOOR else "ROUND"

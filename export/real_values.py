@@ -52,6 +52,8 @@ class Dialect(ABC):
 
     roundings: frozenset[Rounding]
     """Modes of its quantiser; under the others, the quantiser sees rounded values only."""
+    may_merge: bool
+    """Whether a runtime may make one rounding of two quantisers in a row; then something has to stand between them."""
 
     @abstractmethod
     def quantized(self, context: RealContext, tensor: Tensor, value: str, limits: tuple[int, int] | None) -> str:
@@ -362,6 +364,7 @@ def _emit_aggregate(context: RealContext, operation: Aggregate) -> None:
     _check_aggregate(context, operation, message, out)
     if not ATTENTIONS.get(operation.attention).neighbours:
         wide = not _rounds_in_quantizer(context, operation.total_bound)
+        wide = wide or (context.dialect.may_merge and not _adds_something(context, operation))
         own = graph.own(context.values[message.name])
         own = b.cast(own, np.float64) if wide else own
         own = _with_bias_and_shortcut(context, operation, own, np.float64 if wide else np.float32)
@@ -392,6 +395,12 @@ def _emit_aggregate(context: RealContext, operation: Aggregate) -> None:
         total = b.add("Mul", f"{name}/times_recip15", total, _degree_factor(context, edges, "recip15"))
     total = _with_bias_and_shortcut(context, operation, total, np.float64 if wide else np.float32)
     _quantize(context, out, total, operation.clamp_low, operation.clamp_high, wide=wide)
+
+
+def _adds_something(context: RealContext, operation: Aggregate) -> bool:
+    """Whether a bias or a shortcut stands before the rounding that no runtime can drop."""
+    bias = operation.bias
+    return operation.shortcut is not None or (bias is not None and bool(context.program.array(bias).values.any()))
 
 
 def _with_bias_and_shortcut(context: RealContext, operation: Aggregate, term: str, dtype: npt.DTypeLike) -> str:
