@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 
 from lpgnas.errors import ExportError
-from lpgnas.export.onnx_int import export_onnx_int
-from lpgnas.export.qonnx import export_qonnx
+from lpgnas.export.targets import TARGETS, default_targets
 from lpgnas.integer_program import IntegerProgram
 
 
@@ -15,20 +15,33 @@ class ExportedFiles:
     """Contents of the exported files.
 
     Attributes:
-        onnx_int: `model.int.onnx`.
-        qonnx: `model.qonnx.onnx`, or None where it could not be exact.
-        qonnx_refused: why there is none.
+        files: contents by path.
+        refused: why a target has no files, by its name.
     """
 
-    onnx_int: bytes
-    qonnx: bytes | None
-    qonnx_refused: str = ""
+    files: dict[str, bytes] = field(default_factory=dict)
+    refused: dict[str, str] = field(default_factory=dict)
 
 
-def export_files(program: IntegerProgram) -> ExportedFiles:
-    """Export `program` to every dialect."""
-    onnx_int = export_onnx_int(program)
-    try:
-        return ExportedFiles(onnx_int, export_qonnx(program))
-    except ExportError as error:
-        return ExportedFiles(onnx_int, None, str(error))
+def export_files(program: IntegerProgram, targets: Iterable[str] = ()) -> ExportedFiles:
+    """Export `program`.
+
+    Args:
+        program: what to export.
+        targets: names of `lpgnas.export.targets.TARGETS`; each has to hold the program. None for the default ones,
+            where they can.
+
+    Raises:
+        ExportError: a target that was named cannot hold the program exactly.
+        UnknownName: there is no such target, or it has no emitter for an operation of the program.
+    """
+    named = tuple(dict.fromkeys(targets))
+    made = ExportedFiles()
+    for target in [TARGETS.get(name) for name in named or default_targets()]:
+        try:
+            made.files.update(target.export(program))
+        except ExportError as error:
+            if named:
+                raise ExportError(f"target {target.name}: {error}") from error
+            made.refused[target.name] = str(error)
+    return made

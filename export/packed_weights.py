@@ -57,9 +57,9 @@ def store_weight(builder: GraphBuilder, array: Array, *, transpose: bool) -> Pac
         return PackedWeight(builder.initializer(array.name, codes.astype(np.int16)), 0, wide=True)
     stored_bits = 2 if array.bits <= 2 else 4 if array.bits <= 4 else 8
     zero_point = 1 << (stored_bits - 1)
-    shifted = (codes + zero_point).astype(np.uint8)
+    shifted = codes + zero_point
     if stored_bits == 8:
-        return PackedWeight(builder.initializer(array.name, shifted), zero_point, wide=False)
+        return PackedWeight(builder.initializer(array.name, shifted.astype(np.uint8)), zero_point, wide=False)
     name = _store_small(builder, array.name, shifted, stored_bits)
     return PackedWeight(builder.cast(name, np.uint8), zero_point, wide=False)
 
@@ -114,7 +114,7 @@ def _signs_as_bytes(builder: GraphBuilder, name: str, codes: npt.NDArray[np.int6
 
 
 def _store_small(
-    builder: GraphBuilder, name: str, codes: npt.NDArray[np.integer], bits: int, *, signed: bool = False
+    builder: GraphBuilder, name: str, codes: npt.NDArray[np.int64], bits: int, *, signed: bool = False
 ) -> str:
     """Codes of 2 or 4 bits as a tensor of that type."""
     if bits == 2:

@@ -127,6 +127,7 @@ def _parser() -> argparse.ArgumentParser:
         made.add_argument("run", type=Path, help="a run folder")
     export = _command(commands, "export", "write the ONNX files of a run folder or of a program.npz", _export)
     export.add_argument("run", type=Path, help="a run folder, or a program.npz (needs no torch)")
+    export.add_argument("--target", nargs="+", default=(), help="onnx-int, onnx-qdq, qonnx; default: all that can be")
     export.add_argument("--out", type=Path, help="where the files of a program.npz go")
     predict = _command(commands, "predict", "run a program.npz on a graph (needs no torch)", _predict)
     predict.add_argument("program", type=Path, help="a program.npz")
@@ -293,19 +294,18 @@ def _export(options: argparse.Namespace) -> None:
     if options.run.is_dir():
         if options.out is not None:
             raise ConfigError("--out goes with a program.npz; a run folder keeps its own files")
-        _open(options, options.run).run_stage("export")
+        _open(options, options.run).run_stage("export", options.target)
         return
     from lpgnas.export.files import export_files
     from lpgnas.program_file import load_program
 
     if options.out is None:
         raise ConfigError("--out is missing: say where the files of a program.npz go")
-    files = export_files(load_program(options.run))
-    write_atomic(options.out / "model.int.onnx", files.onnx_int)
-    if files.qonnx is None:
-        sys.stderr.write(f"no model.qonnx.onnx: {files.qonnx_refused}\n")
-    else:
-        write_atomic(options.out / "model.qonnx.onnx", files.qonnx)
+    made = export_files(load_program(options.run), options.target)
+    for name, content in made.files.items():
+        write_atomic(options.out / name, content)
+    for name, reason in made.refused.items():
+        sys.stderr.write(f"no {name}: {reason}\n")
 
 
 def _predict(options: argparse.Namespace) -> None:

@@ -24,6 +24,7 @@ from lpgnas.cost_models.program_cost import program_cost
 from lpgnas.cost_models.spec_cost import spec_cost
 from lpgnas.errors import CheckFailed, InfeasibleBudget, LpgnasError, RunFolderError, SpecError
 from lpgnas.export.files import export_files
+from lpgnas.export.targets import ONNX_INT, ONNX_QDQ, QONNX, TARGETS, default_targets
 from lpgnas.graph import Graph
 from lpgnas.graph_tensors import graph_tensors
 from lpgnas.integer_program import IntegerProgram
@@ -75,7 +76,6 @@ RECORD, CONFIG, SPEC = "record.json", "config.toml", "spec.json"
 CANDIDATES, SUPERNET = "candidates.csv", "supernet.csv"
 MODEL, PROGRAM, COSTS = "model.safetensors", "program.npz", "costs.csv"
 LATENCY = "latency_table.json"
-ONNX_INT, QONNX = "model.int.onnx", "model.qonnx.onnx"
 EVALUATE_EVERY = 4
 """Epochs between evaluations in a run; a training of 200 loses nothing by looking half as often as every second."""
 GRAPH = "graph.npz"
@@ -169,7 +169,8 @@ class Run:
         before = record["stages"].get(stage, {}).get("files")
         record["stages"][stage] = {"files": files, "seconds": round(time.monotonic() - started, 3), **facts}
         if files != before:
-            for later in STAGES[STAGES.index(stage) + 1 :]:  # what came from older files is no longer true
+            # what came from older files is no longer true; accuracies are the program's, and need no exported file
+            for later in ("verify",) if stage == "export" else STAGES[STAGES.index(stage) + 1 :]:
                 record["stages"].pop(later, None)
         write_atomic(self.folder / RECORD, sealed(record))
 
@@ -214,8 +215,8 @@ class Run:
             if not self.is_done(stage):
                 self.run_stage(stage)
 
-    def run_stage(self, stage: str) -> None:
-        """One stage, whether or not it was done before.
+    def run_stage(self, stage: str, targets: Sequence[str] = ()) -> None:
+        """One stage, whether or not it was done before; `targets` are those of an export.
 
         Raises:
             RunFolderError: a stage before it is missing.
@@ -232,7 +233,7 @@ class Run:
             "search": self.search,
             "train": self.train,
             "lower": self.lower,
-            "export": self.export,
+            "export": lambda: self.export(targets),
             "verify": self.verify,
             "evaluate": self.evaluate,
         }
@@ -542,17 +543,29 @@ class Run:
         """The lowered program."""
         return load_program(self.folder / PROGRAM)
 
-    def export(self) -> None:
-        """Write `model.int.onnx` and, where it can be exact, `model.qonnx.onnx`."""
+    def export(self, targets: Sequence[str] = ()) -> None:
+        """Write the files of `targets`, or of the default ones where they can be exact; those of others stay.
+
+        Raises:
+            ExportError: a target that was named cannot hold the program exactly; nothing is written.
+            UnknownName: there is no such target.
+        """
         started = time.monotonic()
-        program = self.program()
-        made = export_files(program)
-        files = self._save(ONNX_INT, made.onnx_int)
-        if made.qonnx is not None:
-            files |= self._save(QONNX, made.qonnx)
-        else:
-            (self.folder / QONNX).unlink(missing_ok=True)
-        self._finish("export", files, started, qonnx_refused=made.qonnx_refused)
+        made = export_files(self.program(), targets)
+        before = self.record()["stages"].get("export", {"files": {}})
+        others = [name for name in TARGETS if name not in (targets or default_targets())]
+        files: dict[str, str] = {}
+        for name in (file for target in others for file in TARGETS.get(target).files):
+            digest, path = before["files"].get(name), self.folder / name
+            if digest is not None and path.exists() and sha256(read_file(path)) == digest:
+                files[name] = digest
+        for name, content in made.files.items():
+            files |= self._save(name, content)
+        for name in (file for target in TARGETS for file in TARGETS.get(target).files):
+            if name not in files:  # of another program, or of a target that refuses this one
+                (self.folder / name).unlink(missing_ok=True)
+        refused = {name: reason for name, reason in before.get("refused", {}).items() if name in others}
+        self._finish("export", files, started, refused=refused | made.refused)
 
     def verify(self) -> None:
         """Check hashes, then run every form on the training graph and on unseen ones.
@@ -598,12 +611,13 @@ class Run:
     def compare_forms(self) -> list[Comparison]:
         """Every form of the model on the training graph and on unseen graphs."""
         program = self.program()
-        qonnx = self.folder / QONNX
+        exported = {name: read_file(self.folder / name) for name in self.record()["stages"]["export"]["files"]}
         forms = forms_of(
             program,
             fake_quant=fake_quant_form(self.model(), program),
-            onnx_int=read_file(self.folder / ONNX_INT),
-            qonnx=read_file(qonnx) if qonnx.exists() else None,
+            onnx_int=exported.get(ONNX_INT),
+            onnx_qdq=exported.get(ONNX_QDQ),
+            qonnx=exported.get(QONNX),
         )
         graphs = [self.prepared.graph, *unseen_graphs(self.prepared.graph, program.max_degree)]
         progress = Progress("verify", len(graphs) * len(forms), self._stream)

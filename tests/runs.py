@@ -33,7 +33,7 @@ QUICK = (
 )  # fmt: skip
 """A run of seconds; the small degree keeps the hub of the verification small."""
 BUDGETS = ("--weight-budget", "400B", "--buffer-budget", "3KiB", "--peak-budget", "2.5KiB")
-REPEATABLE = ("spec.json", "program.npz", "model.int.onnx", "model.qonnx.onnx", "model.safetensors")
+REPEATABLE = ("spec.json", "program.npz", "model.int.onnx", "model.qdq.onnx", "model.qonnx.onnx", "model.safetensors")
 """Files that one seed repeats to the byte."""
 REPORTS = ("report.md", "report.html", "pareto.png")
 FILES = (*REPEATABLE, "candidates.csv", "supernet.csv", "config.toml", "costs.csv", "record.json", *REPORTS)

@@ -86,7 +86,7 @@ def test_predict_needs_no_labels(small_run: Path, tmp_path: Path) -> None:
 def test_export_of_a_program_writes_the_files_of_the_run(small_run: Path, tmp_path: Path) -> None:
     done = runs.lpgnas("export", small_run / "program.npz", "--out", tmp_path / "made")
     assert (done.code, done.err) == (0, "")
-    for name in ("model.int.onnx", "model.qonnx.onnx"):
+    for name in ("model.int.onnx", "model.qdq.onnx", "model.qonnx.onnx"):
         assert (tmp_path / "made" / name).read_bytes() == (small_run / name).read_bytes()
 
 
