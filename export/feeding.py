@@ -100,16 +100,23 @@ def qonnx_with_this_onnxruntime() -> Iterator[None]:
 
 
 def with_sizes(content: bytes, num_nodes: int, num_edges: int) -> bytes:
-    """A dynamic file for graphs of one size, as the qonnx executor needs it; nodes and constants stay as they are."""
+    """A dynamic file for graphs of one size, as the qonnx executor needs it; nodes and constants stay as they are.
+
+    Raises:
+        ExportError: not an ONNX file, or a damaged one.
+    """
     import onnx
 
     sizes = {"num_nodes": num_nodes, "num_edges": num_edges}
-    model = onnx.load_from_string(content)
-    for value in (*model.graph.input, *model.graph.output):
-        for dimension in value.type.tensor_type.shape.dim:
-            if dimension.dim_param in sizes:
-                dimension.dim_value = sizes[dimension.dim_param]
-    made: bytes = onnx.shape_inference.infer_shapes(model, data_prop=True).SerializeToString()
+    try:
+        model = onnx.load_from_string(content)
+        for value in (*model.graph.input, *model.graph.output):
+            for dimension in value.type.tensor_type.shape.dim:
+                if dimension.dim_param in sizes:
+                    dimension.dim_value = sizes[dimension.dim_param]
+        made: bytes = onnx.shape_inference.infer_shapes(model, data_prop=True).SerializeToString()
+    except Exception as error:
+        raise ExportError(f"not an ONNX file that sizes can be written into: {error}") from error
     return made
 
 

@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TypeVar
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 
 from lpgnas.errors import ExportError
-from lpgnas.export.c_code import CSource, export_c
-from lpgnas.export.onnx_int import export_onnx_int
-from lpgnas.export.qonnx import export_qonnx
+from lpgnas.export.targets import TARGETS, default_targets
 from lpgnas.integer_program import IntegerProgram
-
-C_FOLDER = "c"
-"""Of a run folder."""
-Made = TypeVar("Made")
 
 
 @dataclass(frozen=True)
@@ -22,30 +15,33 @@ class ExportedFiles:
     """Contents of the exported files.
 
     Attributes:
-        onnx_int: `model.int.onnx`.
-        qonnx: `model.qonnx.onnx`, or None where it could not be exact.
-        qonnx_refused: why there is none.
-        c: the files of `c/`, with the graph as an argument, or None where C code could not hold the program.
-        c_refused: why there are none.
+        files: contents by path.
+        refused: why a target has no files, by its name.
     """
 
-    onnx_int: bytes
-    qonnx: bytes | None
-    qonnx_refused: str = ""
-    c: CSource | None = None
-    c_refused: str = ""
+    files: dict[str, bytes] = field(default_factory=dict)
+    refused: dict[str, str] = field(default_factory=dict)
 
 
-def export_files(program: IntegerProgram) -> ExportedFiles:
-    """Export `program` to every dialect."""
-    qonnx, qonnx_refused = _unless_refused(export_qonnx, program)
-    c, c_refused = _unless_refused(export_c, program)
-    return ExportedFiles(export_onnx_int(program), qonnx, qonnx_refused, c, c_refused)
+def export_files(program: IntegerProgram, targets: Iterable[str] = ()) -> ExportedFiles:
+    """Export `program`.
 
+    Args:
+        program: what to export.
+        targets: names of `lpgnas.export.targets.TARGETS`; each has to hold the program. None for the default ones,
+            where they can.
 
-def _unless_refused(export: Callable[[IntegerProgram], Made], program: IntegerProgram) -> tuple[Made | None, str]:
-    """What a target makes of a program, or why it refuses it."""
-    try:
-        return export(program), ""
-    except ExportError as error:
-        return None, str(error)
+    Raises:
+        ExportError: a target that was named cannot hold the program exactly.
+        UnknownName: there is no such target, or it has no emitter for an operation of the program.
+    """
+    named = tuple(dict.fromkeys(targets))
+    made = ExportedFiles()
+    for target in [TARGETS.get(name) for name in named or default_targets()]:
+        try:
+            made.files.update(target.export(program))
+        except ExportError as error:
+            if named:
+                raise ExportError(f"target {target.name}: {error}") from error
+            made.refused[target.name] = str(error)
+    return made

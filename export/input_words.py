@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from lpgnas.export.graph_builder import GraphBuilder
+from lpgnas.export.packed_weights import unpacked_bits
 from lpgnas.integer_program import Array
 from lpgnas.program_file import pack_codes
 
@@ -21,8 +22,4 @@ def _unpacked(builder: GraphBuilder, index: Array) -> str:
     """The index as bool [F], stored as bits in UINT8, the first column in the least significant one."""
     b, name = builder, index.name
     packed = b.initializer(name, pack_codes(index.values, 1, index.kind)[:, None])
-    masks = b.constant([1 << bit for bit in range(8)], np.uint8)
-    bits = b.add("BitwiseAnd", f"{name}/bits", packed, masks)
-    flat = b.add("Reshape", f"{name}/flat", bits, b.constant([-1], np.int64))
-    ends = (b.constant([0], np.int64), b.constant([index.values.size], np.int64))
-    return b.cast(b.add("Slice", f"{name}/used", flat, *ends), np.bool_)
+    return b.cast(unpacked_bits(b, name, packed, index.values.size), np.bool_)

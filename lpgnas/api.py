@@ -73,9 +73,22 @@ class RunResult:
         """Lower it to integers: `program.npz`, `costs.csv`."""
         return self._through("lower")
 
-    def export(self) -> RunResult:
-        """Write the ONNX files and the C code."""
-        return self._through("export")
+    def export(self, *targets: str) -> RunResult:
+        """Write the exported files.
+
+        Args:
+            *targets: such as "onnx-int", "onnx-qdq", "qonnx", "c"; none for all default ones that can hold the program.
+                Files of other targets stay.
+
+        Raises:
+            ExportError: a target that was named cannot hold the program exactly.
+            UnknownName: there is no such target.
+        """
+        if not targets:
+            return self._through("export")
+        self._through("lower")
+        self._run.run_stage("export", targets)
+        return self
 
     def verify(self, *, fixed_point: bool = False) -> RunResult:
         """Check that every form of the model gives the same numbers.

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from lpgnas.pipeline import Run
 
 CHECK_FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
-ONNX_INT, QONNX, C = TARGETS = ("onnx-int", "qonnx", "c")
 """What `lpgnas export --target` writes."""
 _HELP = {
     "dataset": "a name of `lpgnas datasets`, or a graph in .npz",
@@ -136,8 +135,8 @@ def _parser() -> argparse.ArgumentParser:
             )
     export = _command(commands, "export", "write ONNX files and C code of a run folder or a program.npz", _export)
     export.add_argument("run", type=Path, help="a run folder, or a program.npz (needs no torch)")
+    export.add_argument("--target", nargs="+", default=(), help="onnx-int, onnx-qdq, qonnx, c; default: all that can")
     export.add_argument("--out", type=Path, help="where the files of a program.npz go")
-    export.add_argument("--target", choices=TARGETS, help="of a program.npz: only this one; a run folder keeps all")
     export.add_argument("--max-nodes", type=int, help="C code of a program.npz: the largest graph, for a fixed arena")
     export.add_argument("--graph", help="C code of a program.npz: compile this graph in (a name or an .npz)")
     predict = _command(commands, "predict", "run a program.npz on a graph (needs no torch)", _predict)
@@ -311,40 +310,38 @@ def _verify(options: argparse.Namespace) -> None:
 
 def _export(options: argparse.Namespace) -> None:
     of_code = options.max_nodes is not None or options.graph is not None
-    if of_code and (options.target != C or options.run.is_dir()):
+    if of_code and (list(options.target) != ["c"] or options.run.is_dir()):
         raise ConfigError("--max-nodes and --graph go with --target c and a program.npz (a run folder holds one)")
     if options.run.is_dir():
         if options.out is not None:
             raise ConfigError("--out goes with a program.npz; a run folder keeps its own files")
-        _open(options, options.run).run_stage("export")
+        _open(options, options.run).run_stage("export", options.target)
         return
     from lpgnas.export.files import export_files
+    from lpgnas.export.targets import c_source
     from lpgnas.program_file import load_program
+    from lpgnas.verification import check_c_code
 
     if options.out is None:
         raise ConfigError("--out is missing: say where the files of a program.npz go")
     program = load_program(options.run)
-    if options.target in (None, ONNX_INT, QONNX):
-        files = export_files(program)
-        if options.target in (None, ONNX_INT):
-            write_atomic(options.out / "model.int.onnx", files.onnx_int)
-        if options.target in (None, QONNX):
-            _write_qonnx(options.out, files.qonnx, files.qonnx_refused)
-    if options.target in (None, C):
+    if of_code:
         _export_c(options, program)
-
-
-def _write_qonnx(folder: Path, content: bytes | None, refused: str) -> None:
-    if content is None:
-        sys.stderr.write(f"no model.qonnx.onnx: {refused}\n")
-    else:
-        write_atomic(folder / "model.qonnx.onnx", content)
+        return
+    made = export_files(program, options.target)
+    if (code := c_source(made.files)) is not None:
+        _tell_unchecked(check_c_code(program, code))
+    for name, content in made.files.items():
+        write_atomic(options.out / name, content)
+    for name, reason in made.refused.items():
+        sys.stderr.write(f"no {name}: {reason}\n")
 
 
 def _export_c(options: argparse.Namespace, program: IntegerProgram) -> None:
-    """Write C files that were checked against the kernels, where a compiler is there."""
+    """Write C files for some graphs, or for one, checked against the kernels where a compiler is there."""
     from lpgnas.datasets import load_dataset
     from lpgnas.export.c_code import CodeOptions, export_c
+    from lpgnas.export.targets import c_files
     from lpgnas.kernels.csr import CsrGraph
     from lpgnas.verification import check_c_code
 
@@ -353,11 +350,14 @@ def _export_c(options: argparse.Namespace, program: IntegerProgram) -> None:
         named = load_dataset(options.graph, options.data_root, require_labels=False)
         graph = CsrGraph.from_edges(named.edge_index, named.num_nodes, self_loops=False)
     made = export_c(program, CodeOptions(options.max_nodes, graph))
-    unchecked = check_c_code(program, made, graph, options.max_nodes)
-    if unchecked:
-        sys.stderr.write(f"C code not checked: {unchecked}\n")
-    for name, content in made.files().items():
-        write_atomic(options.out / "c" / name, content)
+    _tell_unchecked(check_c_code(program, made, graph, options.max_nodes))
+    for name, content in c_files(made).items():
+        write_atomic(options.out / name, content)
+
+
+def _tell_unchecked(reason: str) -> None:
+    if reason:
+        sys.stderr.write(f"C code not checked: {reason}\n")
 
 
 def _predict(options: argparse.Namespace) -> None:

@@ -312,12 +312,8 @@ def _verification(facts: RunFacts) -> Html:
     passed = facts.verified
     verdict = "Every form gives the same codes." if passed else "Some forms differ: the model must not be used."
     notes = [f"{item['form']} on {item['graph']}: {item['note']}" for item in comparisons if item["note"]]
-    reason = facts.stages.get("export", {}).get("qonnx_refused", "")
-    if reason:
-        notes.append(f"no QONNX file: {reason}")
-    reason = facts.stages.get("export", {}).get("c_refused", "")
-    if reason:
-        notes.append(f"no C code: {reason}")
+    refused: dict[str, str] = facts.stages.get("export", {}).get("refused", {})
+    notes += [f"no {name} file: {reason}" for name, reason in refused.items()]
     listed = element("ul", *(element("li", note) for note in notes)) if notes else ""
     return joined(
         element("p", verdict, class_="verdict good" if passed else "verdict bad"),

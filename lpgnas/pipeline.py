@@ -25,8 +25,8 @@ from lpgnas.cost_models.program_cost import program_cost
 from lpgnas.cost_models.spec_cost import spec_cost
 from lpgnas.errors import CheckFailed, InfeasibleBudget, LpgnasError, RunFolderError, SpecError
 from lpgnas.export.c_build import compiled, find_compiler
-from lpgnas.export.c_code import HEADER, SOURCE, CSource
-from lpgnas.export.files import C_FOLDER, export_files
+from lpgnas.export.files import export_files
+from lpgnas.export.targets import ONNX_INT, ONNX_QDQ, QONNX, TARGETS, C, c_source, default_targets
 from lpgnas.fixed_point import FixedPointReport, fixed_point_checks
 from lpgnas.graph import Graph
 from lpgnas.graph_tensors import graph_tensors
@@ -90,8 +90,6 @@ MODEL, PROGRAM, COSTS = "model.safetensors", "program.npz", "costs.csv"
 LATENCY = "latency_table.json"
 FIXED_POINT = "fixed_point.json"
 """Of `check_fixed_point`; no stage writes it, so it is no part of the record."""
-ONNX_INT, QONNX = "model.int.onnx", "model.qonnx.onnx"
-C_HEADER, C_SOURCE = f"{C_FOLDER}/{HEADER}", f"{C_FOLDER}/{SOURCE}"
 EVALUATE_EVERY = 4
 """Epochs between evaluations in a run; a training of 200 loses nothing by looking half as often as every second."""
 GRAPH = "graph.npz"
@@ -143,7 +141,7 @@ class Run:
         self._teacher: Tensor | None = None
         self._task: Task | None = None
         self.latency = self._latency_table()
-        for place in (folder, folder / C_FOLDER):
+        for place in (folder, folder / C):
             remove_leftovers(place)
 
     def _owned_config(self, config: RunConfig | None) -> RunConfig:
@@ -186,7 +184,8 @@ class Run:
         before = record["stages"].get(stage, {}).get("files")
         record["stages"][stage] = {"files": files, "seconds": round(time.monotonic() - started, 3), **facts}
         if files != before:
-            for later in STAGES[STAGES.index(stage) + 1 :]:  # what came from older files is no longer true
+            # what came from older files is no longer true; accuracies are the program's, and need no exported file
+            for later in ("verify",) if stage == "export" else STAGES[STAGES.index(stage) + 1 :]:
                 record["stages"].pop(later, None)
         write_atomic(self.folder / RECORD, sealed(record))
 
@@ -231,8 +230,8 @@ class Run:
             if not self.is_done(stage):
                 self.run_stage(stage)
 
-    def run_stage(self, stage: str) -> None:
-        """One stage, whether or not it was done before.
+    def run_stage(self, stage: str, targets: Sequence[str] = ()) -> None:
+        """One stage, whether or not it was done before; `targets` are those of an export.
 
         Raises:
             RunFolderError: a stage before it is missing.
@@ -249,7 +248,7 @@ class Run:
             "search": self.search,
             "train": self.train,
             "lower": self.lower,
-            "export": self.export,
+            "export": lambda: self.export(targets),
             "verify": self.verify,
             "evaluate": self.evaluate,
         }
@@ -559,29 +558,33 @@ class Run:
         """The lowered program."""
         return load_program(self.folder / PROGRAM)
 
-    def export(self) -> None:
-        """Write `model.int.onnx` and, where they can be exact, `model.qonnx.onnx` and the C files.
+    def export(self, targets: Sequence[str] = ()) -> None:
+        """Write the files of `targets`, or of the default ones where they can be exact; those of others stay.
 
         Raises:
+            ExportError: a target that was named cannot hold the program exactly; nothing is written.
+            UnknownName: there is no such target.
             CheckFailed: the C code differs from the kernels.
         """
-        started = time.monotonic()
-        program = self.program()
-        made = export_files(program)
-        files = self._save(ONNX_INT, made.onnx_int)
-        if made.qonnx is not None:
-            files |= self._save(QONNX, made.qonnx)
-        else:
-            (self.folder / QONNX).unlink(missing_ok=True)
-        c_unchecked = ""
-        if made.c is not None:
-            c_unchecked = check_c_code(program, made.c)
-            files |= self._save(C_HEADER, made.c.header) | self._save(C_SOURCE, made.c.source)
-        else:
-            for name in (C_HEADER, C_SOURCE):
+        started, program = time.monotonic(), self.program()
+        made = export_files(program, targets)
+        before = self.record()["stages"].get("export", {"files": {}})
+        code, unchecked = c_source(made.files), before.get("c_unchecked", "")
+        if code is not None:
+            unchecked = check_c_code(program, code)
+        others = [name for name in TARGETS if name not in (targets or default_targets())]
+        files: dict[str, str] = {}
+        for name in (file for target in others for file in TARGETS.get(target).files):
+            digest, path = before["files"].get(name), self.folder / name
+            if digest is not None and path.exists() and sha256(read_file(path)) == digest:
+                files[name] = digest
+        for name, content in made.files.items():
+            files |= self._save(name, content)
+        for name in (file for target in TARGETS for file in TARGETS.get(target).files):
+            if name not in files:  # of another program, or of a target that refuses this one
                 (self.folder / name).unlink(missing_ok=True)
-        facts = {"qonnx_refused": made.qonnx_refused, "c_refused": made.c_refused, "c_unchecked": c_unchecked}
-        self._finish("export", files, started, **facts)
+        refused = {name: reason for name, reason in before.get("refused", {}).items() if name in others}
+        self._finish("export", files, started, refused=refused | made.refused, c_unchecked=unchecked)
 
     def verify(self) -> None:
         """Check hashes, then run every form on the training graph and on unseen ones.
@@ -627,7 +630,8 @@ class Run:
     def compare_forms(self) -> list[Comparison]:
         """Every form of the model on the training graph and on unseen graphs."""
         program = self.program()
-        qonnx, source, compiler = self.folder / QONNX, self._c_source(), find_compiler()
+        exported = {name: read_file(self.folder / name) for name in self.record()["stages"]["export"]["files"]}
+        source, compiler = c_source(exported), find_compiler()
         graphs = [self.prepared.graph, *unseen_graphs(self.prepared.graph, program.max_degree)]
         with ExitStack() as opened:
             built = None
@@ -636,8 +640,9 @@ class Run:
             forms = forms_of(
                 program,
                 fake_quant=fake_quant_form(self.model(), program),
-                onnx_int=read_file(self.folder / ONNX_INT),
-                qonnx=read_file(qonnx) if qonnx.exists() else None,
+                onnx_int=exported.get(ONNX_INT),
+                onnx_qdq=exported.get(ONNX_QDQ),
+                qonnx=exported.get(QONNX),
                 c_code=built,
             )
             progress = Progress("verify", len(graphs) * len(forms), self._stream)
@@ -645,12 +650,6 @@ class Run:
         if source is not None and compiler is None:
             results.append(Comparison(C_FORM, graphs[0].name, 0, 0, f"not run: {NO_COMPILER}"))
         return results
-
-    def _c_source(self) -> CSource | None:
-        """The C files of the run, or None where there are none."""
-        if not (self.folder / C_SOURCE).exists():
-            return None
-        return CSource(read_file(self.folder / C_HEADER), read_file(self.folder / C_SOURCE))
 
     def check_fixed_point(self) -> FixedPointReport:
         """Count what the program reaches on the run's graph, and write it into `fixed_point.json`.

@@ -1,8 +1,8 @@
 """The chain of equalities: every form of a model gives the same codes on every graph.
 
 Forms, in order: fake-quantised model (float64), NumPy reference, Numba kernels, integer ONNX in onnxruntime and in
-onnx.reference, QONNX in onnxruntime and in the qonnx executor, C code built by gcc. A mismatch is a differing code on
-any node and class.
+onnx.reference, QDQ ONNX in onnxruntime, QONNX in onnxruntime and in the qonnx executor, C code built by gcc. A mismatch
+is a differing code on any node and class.
 """
 
 from __future__ import annotations
@@ -99,6 +99,7 @@ def forms_of(
     onnx_int: bytes | None,
     qonnx: bytes | None,
     c_code: CProgram | None = None,
+    onnx_qdq: bytes | None = None,
 ) -> dict[str, Form]:
     """Every form that can be run, by name, in the order of the chain.
 
@@ -108,6 +109,7 @@ def forms_of(
         onnx_int: the bytes of `model.int.onnx`, or None.
         qonnx: the bytes of `model.qonnx.onnx`, or None where that target refused the program.
         c_code: the compiled C files, or None without them or without a compiler.
+        onnx_qdq: the bytes of `model.qdq.onnx`, or None likewise.
     """
     executor = Executor(program)
     forms: dict[str, Form] = {} if fake_quant is None else {"fake-quant": fake_quant}
@@ -117,6 +119,9 @@ def forms_of(
         content = onnx_int
         forms["int ONNX in onnxruntime"] = _decoded(program, lambda x, edges: run_onnxruntime(content, x, edges))
         forms["int ONNX in onnx.reference"] = _decoded(program, lambda x, edges: run_onnx_reference(content, x, edges))
+    if onnx_qdq is not None:
+        quantized = onnx_qdq
+        forms["QDQ ONNX in onnxruntime"] = _decoded(program, lambda x, edges: run_onnxruntime(quantized, x, edges))
     if qonnx is not None:
         dynamic = qonnx
         forms["QONNX in onnxruntime"] = _decoded(program, lambda x, edges: run_onnxruntime(dynamic, x, edges))

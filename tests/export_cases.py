@@ -16,7 +16,7 @@ from onnx import numpy_helper
 
 from lpgnas.components import Component
 from lpgnas.errors import LoweringError
-from lpgnas.integer_program import IntegerProgram, Transform
+from lpgnas.integer_program import Aggregate, IntegerProgram, Transform
 from lpgnas.lowering import LayerCodes, Quantized, lower
 from lpgnas.number_formats import FIXED1, FormatChoice, Rounding
 from lpgnas.operators import ACTIVATIONS, AGGREGATIONS, ATTENTIONS
@@ -175,6 +175,57 @@ def cora_program(weights: str, max_degree: int) -> IntegerProgram:
     )
     made = samples.random_codes(np.random.default_rng(7), spec, 0)
     return lower(spec, made, input_fraction=0, max_degree=max_degree)
+
+
+def pubmed_program(weights: str, *, bits: int = 8) -> IntegerProgram:
+    """A GCN of PubMed's shape, 500-64-3, with weights of one format and codes of `bits`."""
+
+    def layer(width: int, out: Component, activation: str) -> LayerSpec:
+        chosen = {Component.LINEAR_WEIGHT: FormatChoice.parse(weights)}
+        chosen |= {component: FormatChoice("fixed", bits) for component in (Component.MESSAGE, out)}
+        return replace(LayerSpec("gcn", "sum", activation, width), formats=chosen)
+
+    spec = ModelSpec(
+        num_features=500,
+        num_classes=3,
+        layers=(layer(64, Component.ACTIVATION, "relu"), layer(3, Component.OUTPUT, "none")),
+        input_format=FormatChoice("fixed", bits),
+        row_normalize=True,
+    )
+    codes = samples.random_codes(np.random.default_rng(0), spec, bits - 1)
+    return lower(spec, codes, input_fraction=bits - 1, max_degree=171)
+
+
+def twice_rounded_program(message_bits: int, output_bits: int) -> IntegerProgram:
+    """A block over edges, and one that rounds its own message again without bias: nothing is between both roundings."""
+
+    def layer(attention: str, width: int, **bits: int) -> LayerSpec:
+        bare = LayerSpec(attention, "sum", "none", width, 1, "none", True)
+        chosen = {Component[name.upper()]: FormatChoice("fixed", count) for name, count in bits.items()}
+        return replace(bare, formats={Component.LINEAR_WEIGHT: FormatChoice("fixed", 4), **chosen})
+
+    spec = ModelSpec(
+        num_features=8,
+        num_classes=3,
+        layers=(layer("const", 4, message=8, activation=8), layer("self", 3, message=message_bits, output=output_bits)),
+        input_format=FormatChoice("fixed", 4),
+        input_signed=False,
+        row_normalize=False,
+    )
+    rng = np.random.default_rng(0)
+    first, second = (Quantized(rng.integers(-8, 8, shape), 0) for shape in ((4, 8), (3, 4)))
+    codes = (
+        LayerCodes(first, Quantized(np.zeros(4, dtype=np.int64), -4), message_fraction=-2, output_fraction=-3),
+        LayerCodes(second, Quantized(np.zeros(3, dtype=np.int64), -6), message_fraction=-5, output_fraction=-7),
+    )
+    program = lower(spec, codes, input_fraction=0, max_degree=50)
+    return replace(
+        program,
+        operations=tuple(
+            replace(one, bias=None, bias_shift=0) if isinstance(one, Aggregate) else one for one in program.operations
+        ),
+        arrays=tuple(array for array in program.arrays if array.role != "bias"),
+    )
 
 
 def operators(model: onnx.ModelProto) -> set[str]:

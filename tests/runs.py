@@ -40,7 +40,8 @@ UNCHECKED = "" if find_compiler() else NO_COMPILER
 """Why this machine does not check C code."""
 TOLD_UNCHECKED = UNCHECKED and f"C code not checked: {UNCHECKED}\n"
 """What `lpgnas export` says of it."""
-REPEATABLE = ("spec.json", "program.npz", "model.int.onnx", "model.qonnx.onnx", "model.safetensors", *C_FILES)
+EXPORTED = ("model.int.onnx", "model.qdq.onnx", "model.qonnx.onnx", *C_FILES)
+REPEATABLE = ("spec.json", "program.npz", "model.safetensors", *EXPORTED)
 """Files that one seed repeats to the byte."""
 REPORTS = ("report.md", "report.html", "pareto.png")
 FILES = (*REPEATABLE, "candidates.csv", "supernet.csv", "config.toml", "costs.csv", "record.json", *REPORTS)

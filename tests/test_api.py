@@ -15,7 +15,15 @@ from torch_geometric.data import Data
 import lpgnas
 import lpgnas.api
 import lpgnas.budget
-from lpgnas.errors import CheckFailed, ConfigError, DatasetError, GraphError, InfeasibleBudget, RunFolderError
+from lpgnas.errors import (
+    CheckFailed,
+    ConfigError,
+    DatasetError,
+    GraphError,
+    InfeasibleBudget,
+    RunFolderError,
+    UnknownName,
+)
 from lpgnas.results import STAGES
 
 BUDGET = lpgnas.Budget(weights="400B", buffers="3KiB", peak="2.5KiB")
@@ -162,6 +170,17 @@ def test_a_failed_check_is_raised_and_reported(small_run: Path, tmp_path: Path) 
     with pytest.raises(CheckFailed):
         run.report()
     assert "failed" in (folder / "report.md").read_text()
+
+
+def test_some_targets_are_exported_again(small_run: Path, tmp_path: Path) -> None:
+    folder = runs.copied(small_run, tmp_path / "run", qonnx=False)
+    run = lpgnas.open_run(folder)
+    assert (
+        run.export("onnx-qdq", "qonnx").files["model.qonnx.onnx"].read_bytes()
+        == (small_run / "model.qonnx.onnx").read_bytes()
+    )
+    with pytest.raises(UnknownName, match="unknown target 'tflite'"):
+        run.export("tflite")
 
 
 def test_names_are_there_without_torch() -> None:

@@ -14,6 +14,7 @@ from scipy import sparse
 from lpgnas.datasets import load_dataset
 from lpgnas.export.c_build import QUICK_FLAGS, compiled, find_compiler
 from lpgnas.export.files import export_files
+from lpgnas.export.targets import ONNX_INT, ONNX_QDQ, QONNX, c_source
 from lpgnas.graph import Graph
 from lpgnas.pipeline import fake_quant_form
 from lpgnas.verification import C_FORM, Comparison, Form, forms_of, verify_forms
@@ -23,8 +24,8 @@ SPECS = 300
 SLOW_FORM = "QONNX in qonnx"
 """Opens a session of onnxruntime for every node of the file, half a second a graph."""
 EVERYWHERE = (
-    "fake-quant", "numpy", "numba", "int ONNX in onnxruntime", "int ONNX in onnx.reference", "QONNX in onnxruntime",
-    *([C_FORM] if find_compiler() else []),
+    "fake-quant", "numpy", "numba", "int ONNX in onnxruntime", "int ONNX in onnx.reference",
+    "QDQ ONNX in onnxruntime", "QONNX in onnxruntime", *([C_FORM] if find_compiler() else []),
 )  # fmt: skip
 FLOAT32_EXACT = 1 << 24
 
@@ -43,17 +44,25 @@ def through_the_chain(
 
     With `slow_on`, the slow form runs on these graphs alone. C code runs if it is to be built and there is a compiler.
     """
-    files = export_files(case.program)
-    refused = files.qonnx is None
-    if refused:
-        assert chain.float32_bound(case.program) > FLOAT32_EXACT or "2^24" in files.qonnx_refused, files.qonnx_refused
+    made = export_files(case.program)
+    assert set(made.refused) in (set(), {"onnx-qdq", "qonnx"})  # both sum in float32
+    for reason in made.refused.values():
+        assert chain.float32_bound(case.program) > FLOAT32_EXACT or "2^24" in reason, reason
     fake_quant = fake_quant_form(case.model, case.program)
-    compiler = find_compiler() if build else None
-    assert files.c is not None, files.c_refused
+    compiler, files = find_compiler() if build else None, made.files
+    source = c_source(files)
+    assert source is not None
     with ExitStack() as opened:
-        built = opened.enter_context(compiled(case.program, files.c, compiler, QUICK_FLAGS)) if compiler else None
-        forms = forms_of(case.program, fake_quant=fake_quant, onnx_int=files.onnx_int, qonnx=files.qonnx, c_code=built)
-        assert len(forms) == (5 if refused else 7) + (built is not None)
+        built = opened.enter_context(compiled(case.program, source, compiler, QUICK_FLAGS)) if compiler else None
+        forms = forms_of(
+            case.program,
+            fake_quant=fake_quant,
+            onnx_int=files[ONNX_INT],
+            onnx_qdq=files.get(ONNX_QDQ),
+            qonnx=files.get(QONNX),
+            c_code=built,
+        )
+        assert len(forms) == (5 if made.refused else 8) + (built is not None)
         return compared(case, forms, graphs, slow_on)
 
 
@@ -102,9 +111,9 @@ def test_every_operator_and_format_on_adversarial_graphs() -> None:
         count += 1
     assert count >= SPECS
     assert {form for form, _ in compared} == {*EVERYWHERE, SLOW_FORM}
-    # QONNX sums in float32: with 5,000 edges a node some models are refused by name
+    # QDQ and QONNX sum in float32: with 5,000 edges a node some models are refused by name
     assert min(compared.values()) >= 15, compared
-    for name in (form for form in EVERYWHERE if not form.startswith("QONNX")):
+    for name in (form for form in EVERYWHERE if not form.startswith(("QDQ", "QONNX"))):
         assert all(compared[name, item.name] == count for item in small)
     assert min(features[name] for name in chain.wanted_features() if not name.startswith("pair")) >= chain.HITS
 

@@ -12,11 +12,13 @@ from typing import Any
 import numpy as np
 import pytest
 import runs
+from export_cases import extreme_program
 
 from lpgnas.budget import QUANTITIES, Quantity
 from lpgnas.components import Component
 from lpgnas.config import RunConfig
 from lpgnas.number_formats import FLOAT32
+from lpgnas.program_file import to_bytes
 from lpgnas.results import read_record
 from lpgnas.spec import ModelSpec
 
@@ -87,9 +89,8 @@ def test_predict_needs_no_labels(small_run: Path, tmp_path: Path) -> None:
 def test_export_of_a_program_writes_the_files_of_the_run(small_run: Path, tmp_path: Path) -> None:
     done = runs.lpgnas("export", small_run / "program.npz", "--out", tmp_path / "made")
     assert (done.code, done.err) == (0, runs.TOLD_UNCHECKED)
-    exported = ("model.int.onnx", "model.qonnx.onnx", *runs.C_FILES)
-    assert runs.paths_of(tmp_path / "made").keys() == set(exported)
-    assert runs.bytes_of(tmp_path / "made", exported) == runs.bytes_of(small_run, exported)
+    assert runs.paths_of(tmp_path / "made").keys() == set(runs.EXPORTED)
+    assert runs.bytes_of(tmp_path / "made", runs.EXPORTED) == runs.bytes_of(small_run, runs.EXPORTED)
 
 
 @pytest.mark.parametrize(
@@ -113,7 +114,7 @@ def test_export_of_a_run_writes_its_c_code_again(small_run: Path, tmp_path: Path
     assert (
         stages.keys() == read_record(small_run / "record.json")["stages"].keys()
     )  # equal bytes: what came later still holds
-    assert (stages["export"]["c_refused"], stages["export"]["c_unchecked"]) == ("", runs.UNCHECKED)
+    assert (stages["export"]["refused"], stages["export"]["c_unchecked"]) == ({}, runs.UNCHECKED)
     forms = {entry["form"] for entry in stages["verify"]["comparisons"]}
     assert "C code, gcc" in forms
 
@@ -140,6 +141,50 @@ def test_c_code_without_a_compiler(small_run: Path, tmp_path: Path, monkeypatch:
     assert stages["export"]["c_unchecked"] == "no working C compiler (gcc or cc) on the PATH"
     notes = [entry["note"] for entry in stages["verify"]["comparisons"] if entry["form"] == "C code, gcc"]
     assert notes == ["not run: no working C compiler (gcc or cc) on the PATH"]
+
+
+def test_export_of_some_targets_of_a_program(small_run: Path, tmp_path: Path) -> None:
+    done = runs.lpgnas("export", small_run / "program.npz", "--out", tmp_path / "made", "--target", "onnx-qdq", "qonnx")
+    assert (done.code, done.err) == (0, "")
+    assert sorted(path.name for path in (tmp_path / "made").iterdir()) == ["model.qdq.onnx", "model.qonnx.onnx"]
+    assert runs.bytes_of(tmp_path / "made", ("model.qdq.onnx",)) == runs.bytes_of(small_run, ("model.qdq.onnx",))
+
+
+def test_a_target_that_cannot_hold_a_program_is_left_out_or_refused(tmp_path: Path) -> None:
+    """By default its reason is told; asked for by name, it is an error and nothing is written."""
+    program = tmp_path / "program.npz"
+    program.write_bytes(to_bytes(extreme_program(600, input_bits=8, weight_bits=8)))
+    done = runs.lpgnas("export", program, "--out", tmp_path / "made")
+    assert (done.code, done.out) == (0, "")
+    told = done.err.removeprefix(runs.TOLD_UNCHECKED).splitlines()
+    assert [line.split(":")[0] for line in told] == ["no onnx-qdq", "no qonnx"]
+    assert sorted(path.name for path in (tmp_path / "made").iterdir()) == ["c", "model.int.onnx"]
+    done = runs.lpgnas("export", program, "--out", tmp_path / "none", "--target", "onnx-int", "qonnx")
+    assert done.code == 2
+    assert done.err.startswith("ExportError: target qonnx: layer 0 transform: its sums may reach")
+    assert not (tmp_path / "none").exists()
+    done = runs.lpgnas("export", program, "--out", tmp_path / "none", "--target", "qonx")
+    assert done.code == 2
+    assert done.err.startswith("UnknownName: unknown target 'qonx'. Did you mean 'qonnx'?")
+
+
+def test_export_of_one_target_leaves_the_others_in_place(small_run: Path, tmp_path: Path) -> None:
+    """Also the accuracies, which are the program's; what no longer holds is that all files were verified."""
+    run = runs.copied(small_run, tmp_path / "run", qonnx=False)
+    before = json.loads((run / "record.json").read_text())["stages"]
+    assert runs.lpgnas("export", run, "--target", "onnx-int").code == 0
+    after = json.loads((run / "record.json").read_text())["stages"]
+    assert after["export"]["files"] == before["export"]["files"]
+    assert after["verify"] == before["verify"]
+    assert runs.lpgnas("export", run, "--target", "qonnx").code == 0
+    after = json.loads((run / "record.json").read_text())["stages"]
+    assert set(after["export"]["files"]) == set(runs.EXPORTED)
+    assert set(before) - set(after) == {"verify"}
+    assert runs.bytes_of(run) == runs.bytes_of(small_run)
+    assert runs.lpgnas("verify", "--quiet", run).code == 0
+    (run / "model.qdq.onnx").write_bytes(b"of something else")
+    assert runs.lpgnas("export", run, "--target", "onnx-int").code == 0
+    assert not (run / "model.qdq.onnx").exists()
 
 
 def test_stages_one_by_one_are_a_run(small_run: Path, small_npz: Path, tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from lpgnas.cost_models.rows import GraphSize
 from lpgnas.cost_models.spec_cost import spec_cost
 from lpgnas.errors import LpgnasError, SpecError
 from lpgnas.export.files import export_files
+from lpgnas.export.targets import ONNX_INT, ONNX_QDQ, QONNX
 from lpgnas.graph import Graph
 from lpgnas.graph_tensors import graph_tensors, input_fraction
 from lpgnas.jit import jit
@@ -92,13 +93,14 @@ def conforms(attention: str, aggregation: str, activation: str, shortcut: str) -
     assert spec_cost(spec, size, fractions).totals() == program_cost(case.program, size).totals()
     expected = np.array(naive.run(case.program, graph.x, graph.edge_index))
     assert len(np.unique(expected, axis=0)) > 2, "the logits are constant: the test would prove nothing"
-    files = export_files(case.program)
-    assert files.qonnx is not None, files.qonnx_refused
+    made = export_files(case.program)
+    assert not made.refused, made.refused
     forms = forms_of(
         case.program,
         fake_quant=fake_quant_form(case.model, case.program),
-        onnx_int=files.onnx_int,
-        qonnx=files.qonnx,
+        onnx_int=made.files[ONNX_INT],
+        onnx_qdq=made.files[ONNX_QDQ],
+        qonnx=made.files[QONNX],
     )
     assert np.array_equal(forms["fake-quant"](graph), expected)
     failed = [result for result in verify_forms(case.program, forms, [graph]) if result.failed]

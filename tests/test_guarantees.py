@@ -18,6 +18,7 @@ from lpgnas.cost_models.rows import GraphSize
 from lpgnas.cost_models.spec_cost import spec_cost
 from lpgnas.errors import InfeasibleBudget, LoweringError
 from lpgnas.export.files import export_files
+from lpgnas.export.targets import default_targets
 from lpgnas.integer_program import IntegerProgram
 from lpgnas.lowering import lower
 from lpgnas.number_formats import FormatChoice
@@ -83,9 +84,10 @@ def check_within(limits: Limits, program: IntegerProgram, size: GraphSize) -> No
     assert counted == {what: cost.quantity(what) for what in counted}
     assert counted.keys() | {"latency_ns"} == {one.name for one in QUANTITIES}
     assert all(cost.quantity(what) <= limit for what, limit in limits.items())
-    files = export_files(program)
-    assert files.qonnx is not None or "2^24" in files.qonnx_refused
-    for model in (files.onnx_int, *([] if files.qonnx is None else [files.qonnx])):
+    made = export_files(program)
+    assert all("2^24" in reason for reason in made.refused.values())
+    assert len(made.files) + len(made.refused) == len(default_targets())
+    for model in made.files.values():
         listed = listed_bits(model, size.num_nodes)
         assert listed["array_bits"] + parameter_bits(header) == counted["weight_bits"]
         assert listed["buffer_bits"] == counted["buffer_bits"]

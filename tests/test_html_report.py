@@ -183,7 +183,7 @@ def test_everything_is_escaped(small_run: Path, tmp_path: Path) -> None:
         record["dataset"]["name"] = record["dataset"]["protocol"] = record["config"]["dataset"] = evil
         record["lpgnas_version"] = record["versions"]["torch"] = evil
         record["stages"]["verify"]["comparisons"][0] |= {"graph": evil, "form": evil, "note": evil}
-        record["stages"]["export"]["qonnx_refused"] = evil
+        record["stages"]["export"]["refused"] = {"qonnx": evil}
 
     run = runs.with_record(runs.copied(small_run, tmp_path / "run"), spoil)
     text = html_report(read_run(run))

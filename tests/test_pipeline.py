@@ -68,7 +68,7 @@ def test_the_record_says_what_was_done(small_run: Path) -> None:
     assert RunConfig.of(record["config"]) == config_of(small_run)
     verify, evaluate = record["stages"]["verify"], record["stages"]["evaluate"]
     assert verify["passed"]
-    assert len(verify["comparisons"]) == (7 * 7 + 1 if runs.UNCHECKED else 7 * 8)  # graphs, forms
+    assert len(verify["comparisons"]) == (8 * 7 + 1 if runs.UNCHECKED else 9 * 7)  # forms, graphs
     assert not any(item["mismatches"] or item["failed"] for item in verify["comparisons"])
     assert set(evaluate["accuracy"]) == {"train", "val", "test"}
     assert set(evaluate["references"]) == {"gcn16_fp32", "gcn16_fp32_distilled"}

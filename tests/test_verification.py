@@ -19,6 +19,7 @@ from onnx import numpy_helper
 from lpgnas.errors import DegreeError, GraphError
 from lpgnas.export.feeding import run_onnxruntime
 from lpgnas.export.files import export_files
+from lpgnas.export.targets import ONNX_INT, ONNX_QDQ, QONNX
 from lpgnas.graph_tensors import graph_tensors
 from lpgnas.integer_program import Aggregate, Array, IntegerProgram, Operation, Score, Transform, accumulator_bits
 from lpgnas.kernels.executor import Executor
@@ -38,6 +39,7 @@ FORMS = (
     "numba",
     "int ONNX in onnxruntime",
     "int ONNX in onnx.reference",
+    "QDQ ONNX in onnxruntime",
     "QONNX in onnxruntime",
     "QONNX in qonnx",
 )
@@ -59,8 +61,14 @@ def random_model(seed: int = 0, spec: ModelSpec | None = None) -> tuple[Quantize
 
 
 def compared(model: QuantizedModel, program: IntegerProgram) -> list[Comparison]:
-    files = export_files(program)
-    forms = forms_of(program, fake_quant=fake_quant_form(model, program), onnx_int=files.onnx_int, qonnx=files.qonnx)
+    files = export_files(program).files
+    forms = forms_of(
+        program,
+        fake_quant=fake_quant_form(model, program),
+        onnx_int=files[ONNX_INT],
+        onnx_qdq=files[ONNX_QDQ],
+        qonnx=files[QONNX],
+    )
     graph = runs.small_graph()
     return verify_forms(program, forms, [graph, *unseen_graphs(graph, program.max_degree)])
 
@@ -87,7 +95,7 @@ def test_every_form_of_routed_blocks_agrees(spec: ModelSpec) -> None:
 def test_every_form_refuses_edges_that_the_program_is_not_for(spec: ModelSpec) -> None:
     """Also where no operation reads an edge: a file means the same graphs in every runtime."""
     program = random_model(spec=spec)[1]
-    files = export_files(program)
+    files = export_files(program).files
     x = runs.small_graph().x
     for edges, error in (
         (np.array([[0, 60], [1, 2]]), GraphError),
@@ -95,8 +103,8 @@ def test_every_form_refuses_edges_that_the_program_is_not_for(spec: ModelSpec) -
         (np.array([[-1, 1], [1, 1]]), GraphError),
         (np.stack([np.arange(41), np.zeros(41, dtype=np.int64)]), DegreeError),
     ):
-        for content in (files.onnx_int, files.qonnx):
-            assert content is not None
+        assert set(files) == {ONNX_INT, ONNX_QDQ, QONNX}
+        for content in files.values():
             with pytest.raises(error):
                 run_onnxruntime(content, x, edges)
         for run in (Executor(program).run, lambda x, edges: run_reference(program, x, edges)):
@@ -305,7 +313,7 @@ def stored(name: str, change: Callable[[Any], Any]) -> OnnxMutation:
 
     def mutate(model: onnx.ModelProto) -> None:
         tensor = next(one for one in model.graph.initializer if one.name == name)
-        packed = tensor.data_type == onnx.TensorProto.UINT4
+        packed = tensor.data_type in (onnx.TensorProto.UINT4, onnx.TensorProto.INT4)
         values = np.frombuffer(tensor.raw_data, dtype=np.uint8) if packed else numpy_helper.to_array(tensor)
         changed = np.asarray(change(values.copy()), dtype=values.dtype)
         assert changed.tobytes() != values.tobytes()
@@ -362,6 +370,11 @@ ONNX_MUTATIONS: dict[str, tuple[str, OnnxMutation]] = {
     "int: clamp changed": ("model.int.onnx", constant("logits/codes", 3, lambda high: high // 4)),
     "int: softmax table changed": ("model.int.onnx", stored("layer1/softmax_table", lambda values: values // 2)),
     "int: sum turned into max": ("model.int.onnx", attribute("SumOverEdges", "reduction", b"max")),
+    "QDQ: weight changed": ("model.qdq.onnx", stored("layer0/linear_weight", lambda values: values ^ 0x80)),
+    "QDQ: another word kept": ("model.qdq.onnx", stored("input_words", swap_bits)),
+    "QDQ: scale changed": ("model.qdq.onnx", constant("logits/dequantized", 1, lambda scale: scale * 2)),
+    "QDQ: zero point changed": ("model.qdq.onnx", constant("logits/quantized", 2, lambda zero: zero + 1)),
+    "QDQ: clamp changed": ("model.qdq.onnx", constant("layer1/message/clipped", 2, lambda high: high / 4)),
     "QONNX: weight changed": ("model.qonnx.onnx", stored("layer0/linear_weight", lambda values: -values)),
     "QONNX: another word kept": ("model.qonnx.onnx", stored("input_words", swap_bits)),
     "QONNX: one word more or less": ("model.qonnx.onnx", stored("input_words", flip_bit)),
@@ -383,7 +396,11 @@ def test_an_onnx_file_of_other_semantics_is_caught(name: str, rich_run: Path, tm
     runs.replace_file(run, file, model.SerializeToString())
     done = runs.lpgnas("verify", "--quiet", run)
     assert done.code == 1
-    dialect, runtime = ("int ONNX", "onnx.reference") if file == "model.int.onnx" else ("QONNX", "qonnx")
+    dialect, runtime = {
+        "model.int.onnx": ("int ONNX", "onnx.reference"),
+        "model.qdq.onnx": ("QDQ ONNX", "onnxruntime"),
+        "model.qonnx.onnx": ("QONNX", "qonnx"),
+    }[file]
     assert f"\n  {dialect} in {runtime} on small: " in done.err, done.err
     # onnxruntime expands a Quant node into its local function, which knows one rounding
     assert (f"\n  {dialect} in onnxruntime on small: " in done.err) == ("quantiser" not in name), done.err

@@ -37,7 +37,7 @@ def test_predict_export_and_cost(small_run: Path, small_npz: Path, tmp_path: Pat
             assert np.array_equal(one[name], other[name])
     done = without_torch("export", program, "--out", tmp_path / "made")
     assert (done.returncode, done.stderr) == (0, runs.TOLD_UNCHECKED)
-    for name in ("model.int.onnx", "model.qonnx.onnx", *runs.C_FILES):
+    for name in runs.EXPORTED:
         assert (tmp_path / "made" / name).read_bytes() == (small_run / name).read_bytes()
     done = without_torch("cost", *options, "--json")
     assert (done.returncode, done.stdout) == (0, runs.lpgnas("cost", *options, "--json").out)

@@ -101,7 +101,7 @@ def test_a_file_survives_cleanup(index: int) -> None:
 
 def test_a_sum_beyond_float32_is_refused_with_the_way_out() -> None:
     program = extreme_program(600, input_bits=8, weight_bits=8)
-    with pytest.raises(ExportError, match=r"layer 0 transform: its sums may reach \d+, beyond 2\^24.*onnx_int"):
+    with pytest.raises(ExportError, match=r"layer 0 transform: its sums may reach \d+, beyond 2\^24.*onnx-int"):
         export_qonnx(program)
 
 
