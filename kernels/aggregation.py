@@ -107,6 +107,22 @@ def row_epilogue(epilogue: Epilogue, total_bound: int) -> RowEpilogue:
     return RowEpilogue(epilogue.factor, *wide, *rest)
 
 
+def finish(
+    totals: npt.NDArray[np.int64], first: int, epilogue: RowEpilogue, factor: np.int64, out: AnyCodes, node: int
+) -> None:
+    """The epilogue of `totals`, which are the columns of `out[node]` from `first` on, without the compiler."""
+    columns = slice(first, first + len(totals))
+    exact = np.float64 if epilogue.bias.dtype == np.float64 else np.int64
+    total = totals.astype(exact) * exact(factor) * exact(epilogue.scale) + epilogue.bias[columns]
+    if epilogue.shortcut.shape[1]:
+        total += epilogue.shortcut[node, columns].astype(exact) * exact(epilogue.shortcut_scale)
+    if exact is np.float64:
+        rounded = np.rint(total) if epilogue.tie else np.floor(total + epilogue.addend)
+    else:
+        rounded = (total + epilogue.addend + ((total >> epilogue.right) & epilogue.tie)) >> epilogue.right
+    out[node, columns] = np.clip(rounded, epilogue.low, epilogue.high).astype(np.int64).astype(out.dtype)
+
+
 def _row_function(*, weighted: bool, maximum: bool) -> Any:  # noqa: ANN401 - a function for other kernels
     """A function that writes the columns `columns[0]` to `columns[1] - 1` of `out[node]`.
 
@@ -133,15 +149,7 @@ def _row_function(*, weighted: bool, maximum: bool) -> Any:  # noqa: ANN401 - a 
         if weighted:
             terms *= weights[edges[0] + origin : edges[1] + origin].astype(np.int64)[:, None]
         totals = terms.max(axis=0) if maximum and len(terms) else terms.sum(axis=0)
-        exact = np.float64 if epilogue.bias.dtype == np.float64 else np.int64
-        total = totals.astype(exact) * exact(factor) * exact(epilogue.scale) + epilogue.bias[first:last]
-        if epilogue.shortcut.shape[1]:
-            total += epilogue.shortcut[node, first:last].astype(exact) * exact(epilogue.shortcut_scale)
-        if exact is np.float64:
-            rounded = np.rint(total) if epilogue.tie else np.floor(total + epilogue.addend)
-        else:
-            rounded = (total + epilogue.addend + ((total >> epilogue.right) & epilogue.tie)) >> epilogue.right
-        out[node, first:last] = np.clip(rounded, epilogue.low, epilogue.high).astype(np.int64).astype(out.dtype)
+        finish(totals, first, epilogue, factor, out, node)
 
     def make_intrinsic() -> Any:  # noqa: ANN401 - Numba is not imported before it compiles
         from lpgnas.kernels.row_code import row_intrinsic
@@ -269,13 +277,21 @@ def aggregate(
     Raises:
         KernelError: arrays of another shape, dtype or layout, or bounds beyond 2^53 (with weights, 2^31).
     """
-    _check(graph, message, epilogue, bounds, out, weights)
+    if message.ndim != 2:
+        raise KernelError(f"message must have shape [M, width], got {list(message.shape)}")
+    check_codes("message", message, (graph.message_rows, message.shape[1]))
+    limit = MAX_TOTAL if weights is None else INT32_LIMIT
+    check_epilogue(graph, epilogue, bounds, limit, out, message.shape[1])
+    if weights is not None:
+        check_array("weights", weights, np.uint8, (graph.sources.size,))
     if bounds.accumulator >= INT32_LIMIT:
         accumulator = np.empty(out.shape[1], dtype=np.int64)
         plain = aggregate_max if maximum else aggregate_sum
         plain(graph.indptr, graph.sources, message, epilogue, accumulator, out)
         return
-    short = short_sums(bounds.magnitude, message.dtype, 1 if weights is None else MAX_PROBABILITY)
+    short = Short(np.empty(0, np.int32), WHOLE)  # not used by maxima without weights
+    if weights is not None or not maximum:
+        short = short_sums(bounds.magnitude, message.dtype, 1 if weights is None else MAX_PROBABILITY)
     rest = (message, short, row_epilogue(epilogue, bounds.total), bits_of(out))
     if weights is None:
         (max_rows if maximum else sum_rows)(graph.indptr, graph.sources, *rest)
@@ -283,23 +299,19 @@ def aggregate(
         (weighted_max_rows if maximum else weighted_sum_rows)(graph.indptr, graph.sources, weights, *rest)
 
 
-def _check(
-    graph: CsrGraph,
-    message: AnyCodes,
-    epilogue: Epilogue,
-    bounds: Bounds,
-    out: AnyCodes,
-    weights: npt.NDArray[np.uint8] | None,
+def check_epilogue(
+    graph: CsrGraph, epilogue: Epilogue, bounds: Bounds, limit: int, out: AnyCodes, width: int
 ) -> None:
-    nodes, width = graph.num_nodes, message.shape[-1]
-    check_codes("message", message, (graph.message_rows, width))
+    """Refuse results and epilogues of another shape, dtype or layout, or accumulators that reach `limit`.
+
+    Raises:
+        KernelError: they are.
+    """
+    nodes = graph.num_nodes
     check_codes("out", out, (nodes, width))
     check_codes("shortcut", epilogue.shortcut, (nodes, width if epilogue.shortcut.size else 0))
     check_array("factor", epilogue.factor, np.int64, (nodes if epilogue.factor.size else 0,))
     check_array("bias", epilogue.bias, np.int64, (width,))
-    if weights is not None:
-        check_array("weights", weights, np.uint8, (graph.sources.size,))
-    limit = MAX_TOTAL if weights is None else INT32_LIMIT
     if bounds.total >= MAX_TOTAL or bounds.accumulator >= limit:
         raise KernelError(f"an aggregation with {bounds} is not exact; use fewer bits or smaller in-degrees")
 

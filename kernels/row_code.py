@@ -24,8 +24,11 @@ CACHE_LINE = 64
 TOTAL = ir.IntType(32)
 
 
-def row_intrinsic(*, weighted: bool, maximum: bool) -> Code:
-    """The intrinsic of a row; its arguments are those of the Python function that it stands for."""
+def row_intrinsic(*, weighted: bool, maximum: bool, bits: int = 0) -> Code:
+    """The intrinsic of a row; its arguments are those of the Python function that it stands for.
+
+    With `bits`, messages are packed (`lpgnas.kernels.packed`), and `origin` is the smallest code.
+    """
 
     @intrinsic  # type: ignore[untyped-decorator]
     def row(
@@ -54,7 +57,9 @@ def row_intrinsic(*, weighted: bool, maximum: bool) -> Code:
         def generate(context: Code, builder: Code, signature: Code, arguments: Code) -> Code:
             epilogue_code = EpilogueCode(context, builder, signature.args[8:], arguments[8:])
             code = _Row(context, builder, signature, arguments, epilogue_code)
-            return code.generate(weighted=weighted, maximum=maximum)
+            for width in TILES:
+                code.tiles(width, weighted=weighted, maximum=maximum, bits=bits)
+            return context.get_dummy_value()
 
         return signature, generate
 
@@ -173,33 +178,60 @@ class _Row(VectorCode):
         self.signed = signature.args[6].dtype.signed
         self.short = context.get_value_type(signature.args[4].dtype)
         edges = builder.extract_value(self.sources.shape, 0)
+        self.position = cgutils.alloca_once_value(builder, self.first)
         self.last_edge = builder.sub(edges, self.integer(1))
 
-    def generate(self, *, weighted: bool, maximum: bool) -> Code:
-        """Tiles of falling width, the last of which may go back to columns that are written already."""
+    def tiles(self, width: int, *, weighted: bool, maximum: bool, bits: int) -> None:
+        """All tiles of a width, in the order of falling widths. One may go back to columns that are written already."""
         builder = self.builder
+        if bits and width * 8 // bits > TILES[0]:
+            return
         whole = builder.sub(self.last, self.first)
-        position = cgutils.alloca_once_value(builder, self.first)
-        for width in TILES:
-            fits = builder.icmp_signed(">=", whole, self.integer(width))
-            with builder.if_then(fits):
-                self._tiles_of(width, position, weighted=weighted, maximum=maximum)
-        return self.context.get_dummy_value()
+        with builder.if_then(builder.icmp_signed(">=", whole, self.integer(width))):
+            test, body, done = (builder.append_basic_block(f"tile{width}.{name}") for name in ("test", "body", "done"))
+            builder.branch(test)
+            builder.position_at_end(test)
+            left = builder.sub(self.last, builder.load(self.position))
+            builder.cbranch(builder.icmp_signed(">", left, self.integer(width // 2)), body, done)
+            builder.position_at_end(body)
+            begin = self._smaller(builder.load(self.position), builder.sub(self.last, self.integer(width)))
+            if bits:
+                self._packed(width, begin, bits)
+            elif maximum:
+                self.epilogue.generate(self._largest(width, begin, weighted=weighted), begin)
+            else:
+                self.epilogue.generate(self._sums(width, begin, weighted), begin)
+            builder.store(builder.add(builder.load(self.position), self.integer(width)), self.position)
+            builder.branch(test)
+            builder.position_at_end(done)
 
-    def _tiles_of(self, width: int, position: Code, *, weighted: bool, maximum: bool) -> None:
-        builder = self.builder
-        test, body, done = (builder.append_basic_block(f"tile{width}.{name}") for name in ("test", "body", "done"))
-        builder.branch(test)
-        builder.position_at_end(test)
-        left = builder.sub(self.last, builder.load(position))
-        builder.cbranch(builder.icmp_signed(">", left, self.integer(width // 2)), body, done)
-        builder.position_at_end(body)
-        begin = self._smaller(builder.load(position), builder.sub(self.last, self.integer(width)))
-        totals = self._largest(width, begin, weighted=weighted) if maximum else self._sums(width, begin, weighted)
-        self.epilogue.generate(totals, begin)
-        builder.store(builder.add(builder.load(position), self.integer(width)), position)
-        builder.branch(test)
-        builder.position_at_end(done)
+    def _packed(self, width: int, begin: Code, bits: int) -> None:
+        """The sums of all planes of `width` bytes, each with its epilogue."""
+        builder, planes = self.builder, 8 // bits
+        narrow, wide = ir.VectorType(self.code, width), ir.VectorType(TOTAL, width)
+        parts, totals = ([cgutils.alloca_once(builder, kind) for _ in range(planes)] for kind in (narrow, wide))
+        lowest = builder.trunc(builder.mul(self.origin, builder.sub(self.end, self.start)), TOTAL)
+        for total in totals:
+            builder.store(self.splat(lowest, width), total)
+        with cgutils.for_range_slice(builder, self.start, self.end, self.block, inc=True) as (block, _):
+            for part in parts:
+                builder.store(ir.Constant(narrow, None), part)
+            end = self._smaller(builder.add(block, self.block), self.end)
+            with cgutils.for_range_slice(builder, block, end, self.integer(1), inc=True) as (edge, _):
+                row = self._term(edge, begin, narrow, weighted=False)
+                for plane, part in enumerate(parts):
+                    builder.store(builder.add(builder.load(part), self._plane(row, plane, bits)), part)
+            for part, total in zip(parts, totals, strict=True):
+                builder.store(builder.add(builder.load(total), builder.zext(builder.load(part), wide)), total)
+        row_bytes = builder.extract_value(self.message.shape, 1)
+        for plane, total in enumerate(totals):
+            first = builder.add(begin, builder.mul(row_bytes, self.integer(plane)))
+            self.epilogue.generate(builder.load(total), first)
+
+    def _plane(self, row: Code, plane: int, bits: int) -> Code:
+        width = row.type.count
+        shift, mask = (ir.Constant(row.type, [value] * width) for value in (plane * bits, (1 << bits) - 1))
+        return self.builder.and_(self.builder.lshr(row, shift), mask)
 
     def _sums(self, width: int, begin: Code, weighted: bool) -> Code:
         """Block by block; most rows have one."""
