@@ -17,7 +17,7 @@ from lpgnas.integer_program import INT32_LIMIT, MAX_PROBABILITY, MAX_TOTAL
 from lpgnas.jit import jit, lowered
 from lpgnas.kernels.csr import CsrGraph
 from lpgnas.kernels.spmm import Epilogue, aggregate_max, aggregate_sum
-from lpgnas.requantize import AnyCodes, requantize
+from lpgnas.requantize import AnyCodes
 
 Integers = Any
 """An array of integers."""
@@ -299,9 +299,7 @@ def aggregate(
         (weighted_max_rows if maximum else weighted_sum_rows)(graph.indptr, graph.sources, weights, *rest)
 
 
-def check_epilogue(
-    graph: CsrGraph, epilogue: Epilogue, bounds: Bounds, limit: int, out: AnyCodes, width: int
-) -> None:
+def check_epilogue(graph: CsrGraph, epilogue: Epilogue, bounds: Bounds, limit: int, out: AnyCodes, width: int) -> None:
     """Refuse results and epilogues of another shape, dtype or layout, or accumulators that reach `limit`.
 
     Raises:

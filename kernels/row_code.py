@@ -164,9 +164,7 @@ class EpilogueCode(VectorCode):
 class _Row(VectorCode):
     """The code of a row."""
 
-    def __init__(
-        self, context: Code, builder: Code, signature: Code, arguments: Code, epilogue: EpilogueCode
-    ) -> None:
+    def __init__(self, context: Code, builder: Code, signature: Code, arguments: Code, epilogue: EpilogueCode) -> None:
         super().__init__(context, builder)
         self.sources, self.weights, self.message = (
             self.array(signature.args[position], arguments[position]) for position in (0, 1, 6)

@@ -65,7 +65,11 @@ def test_equal_to_plain_loops(seed: int, width: int, kind: tuple[int, bool]) -> 
 def test_bad_codes_are_refused() -> None:
     with pytest.raises(KernelError, match=r"codes 0 to 8 leave the range \[-8, 7\] of 4 bits"):
         pack_codes(np.array([[0, 8]]), 4, signed=True)
-    bad: list[tuple[Any, int, bool]] = [(np.zeros((1, 2)), 3, True), (np.zeros((1, 2)), 1, True), (np.zeros(2), 4, True)]
+    bad: list[tuple[Any, int, bool]] = [
+        (np.zeros((1, 2)), 3, True),
+        (np.zeros((1, 2)), 1, True),
+        (np.zeros(2), 4, True),
+    ]
     for codes, bits, signed in bad:
         with pytest.raises(KernelError):
             pack_codes(codes.astype(np.int8), bits, signed=signed)
