@@ -18,7 +18,7 @@ TILES = (128, 64, 32, 16, 8, 4, 2, 1)
 """Columns of a tile. What is left of a row takes the largest tile that it fills to more than half."""
 LANES = {False: 32, True: 16}
 """Columns of the epilogue that are in registers at once, by whether its arithmetic is that of float64."""
-AHEAD = 8
+AHEAD = 16
 """How many edges ahead messages are fetched into the cache."""
 CACHE_LINE = 64
 TOTAL = ir.IntType(32)
