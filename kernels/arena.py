@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
+
 from lpgnas.integer_program import IntegerProgram, reads, writes
 from lpgnas.kernels.quantize import code_dtype
 
@@ -17,6 +20,13 @@ class ArenaPlan:
 
     offsets: dict[str, int]
     size: int
+
+
+def empty_arena(size: int) -> npt.NDArray[np.uint8]:
+    """`size` bytes that start on a cache line, so that rows of a power of two never lie on one more than they need."""
+    memory = np.empty(size + ALIGNMENT, dtype=np.uint8)
+    begin = -memory.ctypes.data % ALIGNMENT
+    return memory[begin : begin + size]
 
 
 def last_uses(program: IntegerProgram) -> dict[str, int]:

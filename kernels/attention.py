@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lpgnas.jit import jit
+from lpgnas.kernels.aggregation import RowEpilogue, Short, weighted_max_row, weighted_sum_row
 from lpgnas.kernels.spmm import Epilogue, node_factor, write_row
 from lpgnas.requantize import AnyCodes, Rescale, requantize
 
@@ -35,56 +36,100 @@ class Softmax(NamedTuple):
         raw: [edges of the block, heads] int64, scores before their rounding.
         by: the rounding of a score.
         table: [entries] uint8 or int8, 127 first.
-        maximum: aggregate by maximum instead of sum.
     """
 
     raw: npt.NDArray[np.int64]
     by: Rescale
     table: AnyCodes
-    maximum: bool
 
 
 @jit
-def gather_head(
-    softmax: Softmax,
-    begin: int,
-    neighbours: npt.NDArray[Any],
-    head: int,
-    message: AnyCodes,
-    accumulator: npt.NDArray[Any],
-) -> np.int64:
-    """Sum or maximum of p * message over the edges into a node for one head; the sum of p is returned.
+def edge_weights(softmax: Softmax, begin: int, count: int, head: int, weights: npt.NDArray[np.uint8]) -> np.int64:
+    """The p of the edges into a node for one head, into the first `count` of `weights`; their sum is returned.
 
     Args:
         softmax: the scores.
         begin: row of the node's first edge among them.
-        neighbours: [d] sources of the edges.
+        count: number of its edges.
         head: which head.
-        message: [N, heads * w].
-        accumulator: [w], written.
+        weights: [at least count], written.
     """
-    accumulator[:] = 0
-    if neighbours.size == 0:
+    if count == 0:
         return np.int64(0)
-    first = head * accumulator.size
     best = softmax.raw[begin, head]
-    for edge in range(1, neighbours.size):
+    for edge in range(1, count):
         best = max(best, softmax.raw[begin + edge, head])
     largest = requantize(best, softmax.by)  # rounding is monotone, so that the largest is rounded once
     mass = np.int64(0)
-    for edge in range(neighbours.size):
+    for edge in range(count):
         distance = largest - requantize(softmax.raw[begin + edge, head], softmax.by)
         p = np.int64(softmax.table[distance]) if distance < softmax.table.size else np.int64(0)
+        weights[edge] = p
         mass += p
-        row = message[neighbours[edge]][first : first + accumulator.size]  # a slice of a row stays contiguous
-        if softmax.maximum:
-            for c in range(accumulator.size):
-                term = p * np.int64(row[c])
-                accumulator[c] = term if edge == 0 else max(np.int64(accumulator[c]), term)
-        elif p:
-            for c in range(accumulator.size):
-                accumulator[c] += p * np.int64(row[c])
     return mass
+
+
+@jit
+def mass_reciprocal(mass: np.int64) -> np.int64:
+    """R = floor((2^27 + P) / (2 P)) of a sum P of weights, 0 for P = 0."""
+    return ((np.int64(1) << 27) + mass) // (2 * mass) if mass > 0 else np.int64(0)
+
+
+@jit
+def softmax_sum_rows(
+    indptr: npt.NDArray[np.int64],
+    sources: npt.NDArray[Any],
+    block: tuple[int, int],
+    message: AnyCodes,
+    softmax: Softmax,
+    short: Short,
+    epilogue: RowEpilogue,
+    weights: npt.NDArray[np.uint8],
+    out: AnyCodes,
+) -> None:
+    """Attention-weighted sums or means of messages [N, heads * w] into `out`; see `lpgnas.kernels.aggregation`.
+
+    Only the nodes `block[0]` to `block[1] - 1` are written; `weights` is scratch [edges of the largest node].
+    """
+    heads = softmax.raw.shape[1]
+    width, factors, one = out.shape[1] // heads, epilogue.factor, np.int64(1)
+    like, most = short
+    for node in range(block[0], block[1]):
+        first, last = indptr[node], indptr[node + 1]
+        for head in range(heads):
+            mass = edge_weights(softmax, first - indptr[block[0]], last - first, head, weights)
+            factor = mass_reciprocal(mass) * (factors[node] if factors.size else one)
+            columns = (head * width, head * width + width)
+            weighted_sum_row(
+                sources, weights, -first, (first, last), like, most, message, columns, epilogue, factor, out, node
+            )
+
+
+@jit
+def softmax_max_rows(
+    indptr: npt.NDArray[np.int64],
+    sources: npt.NDArray[Any],
+    block: tuple[int, int],
+    message: AnyCodes,
+    softmax: Softmax,
+    short: Short,
+    epilogue: RowEpilogue,
+    weights: npt.NDArray[np.uint8],
+    out: AnyCodes,
+) -> None:
+    """Attention-weighted maxima; the rest as `softmax_sum_rows`."""
+    heads = softmax.raw.shape[1]
+    width, factors, one = out.shape[1] // heads, epilogue.factor, np.int64(1)
+    like, most = short
+    for node in range(block[0], block[1]):
+        first, last = indptr[node], indptr[node + 1]
+        for head in range(heads):
+            mass = edge_weights(softmax, first - indptr[block[0]], last - first, head, weights)
+            factor = mass_reciprocal(mass) * (factors[node] if factors.size else one)
+            columns = (head * width, head * width + width)
+            weighted_max_row(
+                sources, weights, -first, (first, last), like, most, message, columns, epilogue, factor, out, node
+            )
 
 
 @jit
@@ -94,23 +139,30 @@ def aggregate_softmax(
     block: tuple[int, int],
     message: AnyCodes,
     softmax: Softmax,
+    maximum: bool,
     epilogue: Epilogue,
+    weights: npt.NDArray[np.uint8],
     accumulator: npt.NDArray[Any],
     out: AnyCodes,
 ) -> None:
-    """Attention-weighted sums, means or maxima of messages [N, heads * w] into `out`, scratch `accumulator` [w].
-
-    Only the nodes `block[0]` to `block[1] - 1` are written. The sum of p enters as R = floor((2^27 + P) / (2 P)), 0 for
-    P = 0.
-    """
+    """The same sums, means or (`maximum`) maxima in plain loops; scratch `accumulator` [w] of any width."""
     width = accumulator.size
     for node in range(block[0], block[1]):
-        neighbours = sources[indptr[node] : indptr[node + 1]]
-        begin = indptr[node] - indptr[block[0]]
+        begin, count = indptr[node] - indptr[block[0]], indptr[node + 1] - indptr[node]
         for head in range(softmax.raw.shape[1]):
-            mass = gather_head(softmax, begin, neighbours, head, message, accumulator)
-            inverse = ((np.int64(1) << 27) + mass) // (2 * mass) if mass > 0 else np.int64(0)
-            write_row(accumulator, inverse * node_factor(epilogue, node), node, head * width, epilogue, out)
+            mass, first = edge_weights(softmax, begin, count, head, weights), head * width
+            accumulator[:] = 0
+            for edge in range(count):
+                row = message[sources[indptr[node] + edge]][first : first + width]  # a slice of a row is contiguous
+                p = np.int64(weights[edge])
+                for c in range(width):
+                    term = p * np.int64(row[c])
+                    if not maximum:
+                        accumulator[c] += term
+                    else:
+                        accumulator[c] = term if edge == 0 else max(np.int64(accumulator[c]), term)
+            factor = mass_reciprocal(mass) * node_factor(epilogue, node)
+            write_row(accumulator, factor, node, first, epilogue, out)
 
 
 def node_blocks(indptr: npt.NDArray[np.int64], edges: int) -> Iterator[tuple[int, int]]:

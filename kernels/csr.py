@@ -21,8 +21,10 @@ class CsrGraph:
 
     Attributes:
         indptr: [N + 1] int64; the edges into node i are `sources[indptr[i] : indptr[i + 1]]`.
-        sources: [E'] int32 (int64 beyond 2^31 nodes), every entry in [0, N).
+        sources: [E'] int32 (int64 beyond 2^31 nodes), every entry in [0, N), or in [0, num_sources).
         self_loops: whether one edge i -> i was added for every node.
+        num_sources: how many rows of messages there are where targets have rows of their own (a sampled block, a
+            bipartite graph); None for the N nodes themselves.
 
     Raises:
         GraphError: arrays that do not describe a graph.
@@ -31,6 +33,7 @@ class CsrGraph:
     indptr: npt.NDArray[np.int64]
     sources: SourceArray
     self_loops: bool
+    num_sources: int | None = None
 
     def __post_init__(self) -> None:
         indptr, sources = self.indptr, self.sources
@@ -40,8 +43,8 @@ class CsrGraph:
             raise GraphError(f"sources must be int32 or int64 of shape [E], got {sources.dtype} {list(sources.shape)}")
         if indptr[0] != 0 or indptr[-1] != sources.size or bool((np.diff(indptr) < 0).any()):
             raise GraphError(f"indptr must rise from 0 to the {sources.size} edges")
-        if sources.size and (int(sources.min()) < 0 or int(sources.max()) >= self.num_nodes):
-            raise GraphError(f"sources must lie in [0, {self.num_nodes}), got {sources.min()} to {sources.max()}")
+        if sources.size and (int(sources.min()) < 0 or int(sources.max()) >= self.message_rows):
+            raise GraphError(f"sources must lie in [0, {self.message_rows}), got {sources.min()} to {sources.max()}")
 
     @classmethod
     def from_edges(cls, edge_index: npt.NDArray[np.int64], num_nodes: int, *, self_loops: bool) -> CsrGraph:
@@ -70,6 +73,11 @@ class CsrGraph:
     def num_nodes(self) -> int:
         """N."""
         return self.indptr.size - 1
+
+    @property
+    def message_rows(self) -> int:
+        """Rows of messages that sources may name."""
+        return self.num_nodes if self.num_sources is None else self.num_sources
 
     @property
     def degree(self) -> npt.NDArray[np.int64]:

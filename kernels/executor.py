@@ -14,6 +14,7 @@ from lpgnas.errors import GraphError, ProgramError
 from lpgnas.graph import Features, check_features
 from lpgnas.integer_program import (
     COEFFICIENT_BITS,
+    MAX_PROBABILITY,
     Aggregate,
     IntegerProgram,
     Lookup,
@@ -24,13 +25,21 @@ from lpgnas.integer_program import (
     reciprocal,
     rsqrt15,
 )
-from lpgnas.kernels.arena import plan_arena
-from lpgnas.kernels.attention import Softmax, aggregate_softmax, node_blocks, score_nodes
+from lpgnas.kernels.aggregation import Bounds, aggregate, bits_of, row_epilogue, short_sums
+from lpgnas.kernels.arena import empty_arena, plan_arena
+from lpgnas.kernels.attention import (
+    Softmax,
+    aggregate_softmax,
+    node_blocks,
+    score_nodes,
+    softmax_max_rows,
+    softmax_sum_rows,
+)
 from lpgnas.kernels.csr import CsrGraph
 from lpgnas.kernels.linear import add_dense, add_sparse, transform_dense, transform_sparse, write_totals
 from lpgnas.kernels.lookup import look_up
 from lpgnas.kernels.quantize import SparseCodes, code_dtype, quantize_features
-from lpgnas.kernels.spmm import Epilogue, aggregate_max, aggregate_sum, take_own
+from lpgnas.kernels.spmm import Epilogue, take_own
 from lpgnas.kernels.transform_tiles import (
     DenseScratch,
     SparseScratch,
@@ -175,7 +184,7 @@ class Inference:
         self._graph(min(loops, default=False)).check_degree(program.max_degree)
         self._x = quantize_features(x, program.input_format, program.rounding)
         plan = plan_arena(program, self._nodes)
-        arena = np.empty(plan.size, dtype=np.uint8)
+        arena = empty_arena(plan.size)
         self._arena_bytes = arena.nbytes
         self._tensors: dict[str, AnyCodes] = {}
         for tensor in program.tensors:
@@ -327,13 +336,13 @@ class Inference:
             take_own(message, epilogue, out)
             return
         graph = self._graph(operation.self_loops)
-        scratch = self._scratch(out.shape[1] // operation.heads, operation.accumulator_bits)
+        magnitude = self._program.tensor(operation.input).magnitude
+        bounds = Bounds(magnitude, operation.accumulator_bound, operation.total_bound)
         score = ATTENTIONS.get(operation.attention).score
         if score is not None:
-            self._attend(operation, score, graph, message, epilogue, scratch)
+            self._attend(operation, score, graph, message, epilogue, bounds)
             return
-        kernel = aggregate_max if operation.aggregation == "max" else aggregate_sum
-        kernel(graph.indptr, graph.sources, message, epilogue, scratch, out)
+        aggregate(graph, message, epilogue, bounds, out, maximum=operation.aggregation == "max")
 
     def _score_inputs(self, operation: Aggregate, graph: CsrGraph, message: AnyCodes) -> ScoreInputs:
         program, heads = self._program, operation.heads
@@ -361,7 +370,7 @@ class Inference:
         graph: CsrGraph,
         message: AnyCodes,
         epilogue: Epilogue,
-        scratch: npt.NDArray[Any],
+        bounds: Bounds,
     ) -> None:
         program, out = self._program, self._tensors[operation.output]
         if operation.table is None:
@@ -370,10 +379,18 @@ class Inference:
         table, inputs = program.array(operation.table).values, self._score_inputs(operation, graph, message)
         largest = max(BLOCK_EDGES, int(np.diff(graph.indptr).max()))
         raw = np.empty((min(largest, graph.sources.size), operation.heads), dtype=np.int64)
-        softmax = Softmax(raw, by, table, operation.aggregation == "max")
+        softmax, maximum = Softmax(raw, by, table), operation.aggregation == "max"
+        weights = np.empty(int(graph.degree.max()), dtype=np.uint8)
+        scratch = self._scratch(out.shape[1] // operation.heads, operation.accumulator_bits)
+        short, rows = short_sums(bounds.magnitude, message.dtype, MAX_PROBABILITY), row_epilogue(epilogue, bounds.total)
+        kernel = softmax_max_rows if maximum else softmax_sum_rows
         for block in node_blocks(graph.indptr, BLOCK_EDGES):
             score.kernel(inputs, *block, raw)
-            aggregate_softmax(graph.indptr, graph.sources, block, message, softmax, epilogue, scratch, out)
+            where = (graph.indptr, graph.sources, block, message, softmax)
+            if operation.accumulator_bits == 32:
+                kernel(*where, short, rows, weights, bits_of(out))
+            else:
+                aggregate_softmax(*where, maximum, epilogue, weights, scratch, out)
 
     def _lookup(self, operation: Lookup) -> None:
         low, table = self._program.tensor(operation.input).low, self._program.array(operation.table).values

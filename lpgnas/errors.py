@@ -42,6 +42,10 @@ class ProgramError(InputError):
     """An integer program whose file is damaged, foreign, or of another schema."""
 
 
+class KernelError(InputError):
+    """Arrays or bounds that a kernel cannot take."""
+
+
 class LoweringError(InputError):
     """A trained model that cannot become an exact integer program."""
 

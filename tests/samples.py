@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from lpgnas.components import Component
 from lpgnas.integer_program import IntegerProgram
+from lpgnas.kernels.csr import CsrGraph
 from lpgnas.lowering import LayerCodes, Quantized, lower
 from lpgnas.number_formats import FormatChoice, Rounding
 from lpgnas.operators import ACTIVATIONS, AGGREGATIONS, ATTENTIONS
@@ -234,6 +235,15 @@ def extreme_program(spec: ModelSpec, codes: tuple[LayerCodes, ...], *, sign: int
         )
     words = random_words(0, spec)
     return lower(spec, tuple(pushed), input_fraction=0, max_degree=max_degree, words=words)
+
+
+def rectangular_graph(
+    targets: npt.NDArray[np.int64], sources: npt.NDArray[np.int64], nodes: int, rows: int
+) -> CsrGraph:
+    """Edges from `rows` sources to `nodes` targets, in edge order within a target."""
+    order = np.argsort(targets, kind="stable")
+    indptr = np.concatenate([[0], np.cumsum(np.bincount(targets, minlength=nodes))]).astype(np.int64)
+    return CsrGraph(indptr, sources[order].astype(np.int32), self_loops=False, num_sources=rows)
 
 
 def random_features(rng: np.random.Generator, nodes: int, columns: int) -> npt.NDArray[np.float32]:

@@ -6,11 +6,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import runs
 
-from benchmarks import differentiable, input_words, many_labels, run_time, strategies, teachers, transforms
+from benchmarks import differentiable, input_words, kernels, many_labels, run_time, strategies, teachers, transforms
 from lpgnas.cost_models.spec_cost import spec_cost
 from lpgnas.graph import Graph
 from lpgnas.rows import Rows, key_of
@@ -195,3 +196,45 @@ def test_transforms_are_timed_beside_float_products(tmp_path: Path, monkeypatch:
     text = transforms.summary(rows, 2)
     assert "| small, 40 x 9 x 5 | ours, int8 |" in text
     assert f"| small, 60 x 12, {int(runs.small_graph().x.sum())} ones, x 5 | scipy, float32 |" in text
+
+
+def test_kernels_take_turns_and_resume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small comparisons for real; then the table of made-up times."""
+    target = tmp_path / "rows.csv"
+    rows = kernels.run(kernels.QUICK, None, target)
+    assert len(rows) == sum(len(kernels.CONTENDERS[one.kind]) for one in kernels.QUICK)
+    assert (rows["median_ms"] > 0).all()
+    assert (rows["q1_ms"] <= rows["q3_ms"]).all()
+    before = target.read_text()
+    kernels.run(kernels.QUICK, None, target)
+    assert target.read_text() == before
+
+    def measure(comparison: kernels.Comparison, graph: object) -> list[dict[str, object]]:
+        facts = {"kind": comparison.kind, "graph": comparison.graph, "columns": comparison.columns}
+        times = {"int8": 2.0, "int4": 1.0, "int2": 0.8, kernels.FLOOR: 1.9, kernels.TORCH: 30.0, kernels.SIMD: 9.0}
+        return [
+            {"key": comparison.key(name), **facts, "contender": name, "q1_ms": 1.0, "q3_ms": 40.0}
+            | {"median_ms": times.get(name, 20.0)}
+            for name in kernels.CONTENDERS[comparison.kind]
+        ]
+
+    monkeypatch.setattr(kernels, "measure", measure)
+    monkeypatch.setattr(kernels, "read_graph", lambda name, data_root: None)
+    text = kernels.summary(kernels.run(kernels.COMPARISONS, None, tmp_path / "other.csv"))
+    assert "| amazon/Computers | 256 | torch.sparse.mm | 30.000 (1.000 to 40.000) | 15.00 |" in text
+    assert "| their geometric mean | 9 | 15.0 |" in text
+    assert "| Computers, 128 columns, int8 over int4, over int2 | 1.6, 2 | 2.00, 2.50 |" in text
+    assert "| random graph, 64 columns, int8 over one word of every message | at most 1.15 | 1.05 |" in text
+
+
+def test_contenders_of_a_comparison_agree() -> None:
+    """The integers are the rounded sums of the floats."""
+    for kind in ("sum", "weighted sum"):
+        comparison = kernels.Comparison(kind, "cora", 16, 1)
+        task = kernels.Task(comparison, kernels.read_graph("cora", None))
+        calls = task.calls()
+        sums = np.asarray(calls[kernels.TORCH]())
+        assert np.array_equal(np.asarray(calls[kernels.SCIPY]()), sums)
+        calls[kernels.OURS]()
+        shift = 5 if kind == "sum" else 12
+        assert np.array_equal(task.out, np.clip(np.rint(np.ldexp(sums.astype(np.float64), -shift)), -128, 127))

@@ -1,0 +1,338 @@
+"""Aggregation of integer messages in vector registers; the same results as `lpgnas.kernels.spmm`, bit by bit.
+
+`aggregate` takes the rows of `lpgnas.kernels.row_code` where 32-bit accumulators are proved and the plain loops
+elsewhere. Sums grow in a short type first, over as many edges as its range is proved for.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from lpgnas.errors import KernelError
+from lpgnas.integer_program import INT32_LIMIT, MAX_PROBABILITY, MAX_TOTAL
+from lpgnas.jit import jit, lowered
+from lpgnas.kernels.csr import CsrGraph
+from lpgnas.kernels.spmm import Epilogue, aggregate_max, aggregate_sum
+from lpgnas.requantize import AnyCodes
+
+Integers = Any
+"""An array of integers."""
+WHOLE = 1 << 40
+"""A block of more edges than a row can have."""
+MOST_SHIFT = 62
+LEAST_BLOCK = 4
+"""Edges below which a block of bytes does not pay."""
+
+
+class RowEpilogue(NamedTuple):
+    """`out = clip(round(S * factor * scale + bias + shortcut * shortcut_scale), low, high)` in the type of the bias.
+
+    In int32 the rounding is `(t + addend + ((t >> right) & tie)) >> right`. In float64 all terms come divided by
+    2^right, and it is that of `t + addend`: to the nearest, ties to even, for `tie`, and else down. Every step is
+    exact in either.
+
+    Attributes:
+        factor: [N] int64 target coefficient, or empty for none.
+        scale: multiplies it.
+        bias: [width] int32 or float64, zeros for none.
+        shortcut: [N, width] codes, or [N, 0] for none.
+        shortcut_scale: multiplies it.
+        right: bits of the right shift, 0 in float64.
+        addend: added before the rounding.
+        tie: 1 for ties to even, else 0.
+        low: smallest result.
+        high: largest result.
+    """
+
+    factor: npt.NDArray[np.int64]
+    scale: float
+    bias: npt.NDArray[Any]
+    shortcut: AnyCodes
+    shortcut_scale: float
+    right: int
+    addend: float
+    tie: int
+    low: int
+    high: int
+
+
+class Short(NamedTuple):
+    """Where sums begin: `like` has the dtype (and no entries), which holds any sum over `block` edges."""
+
+    like: npt.NDArray[Any]
+    block: int
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """What is proved of an aggregation; see `lpgnas.proofs.aggregate_bounds`.
+
+    Attributes:
+        magnitude: largest |message|.
+        accumulator: largest |sum| or |maximum|, weights included.
+        total: largest |total| of the epilogue, the addend of its rounding or its left shift included.
+    """
+
+    magnitude: int
+    accumulator: int
+    total: int
+
+
+def short_sums(magnitude: int, message: np.dtype[Any], largest_weight: int = 1) -> Short:
+    """The narrowest type in which it pays to add up messages of at most `magnitude`, times their weights."""
+    term = max(magnitude * largest_weight, 1)
+    for dtype, least in ((np.int8, LEAST_BLOCK), (np.int16, 2)):
+        block = int(np.iinfo(dtype).max) // term
+        if block >= least and np.dtype(dtype).itemsize >= message.itemsize:
+            return Short(np.empty(0, dtype), block)
+    return Short(np.empty(0, np.int32), WHOLE)
+
+
+def row_epilogue(epilogue: Epilogue, total_bound: int) -> RowEpilogue:
+    """The same epilogue for rows, whose totals are proved to stay within `total_bound`, below 2^53."""
+    by = epilogue.by
+    # a shift that the bound does not limit has nothing but zeros to move
+    scale = 1 << min(epilogue.term_shift + by.left, MOST_SHIFT)
+    shortcut_scale = 1 << min(epilogue.shortcut_shift + by.left, MOST_SHIFT)
+    bias, rest = epilogue.bias << by.left, (by.tie, by.low, by.high)
+    if total_bound < INT32_LIMIT and by.right < 32:
+        narrow = (scale, bias.astype(np.int32), epilogue.shortcut, shortcut_scale, by.right, by.addend)
+        return RowEpilogue(epilogue.factor, *narrow, *rest)
+    unit = 2.0**-by.right
+    wide = (scale * unit, bias * unit, epilogue.shortcut, shortcut_scale * unit, 0, 0.0 if by.tie else by.addend * unit)
+    return RowEpilogue(epilogue.factor, *wide, *rest)
+
+
+def finish(
+    totals: npt.NDArray[np.int64], first: int, epilogue: RowEpilogue, factor: np.int64, out: AnyCodes, node: int
+) -> None:
+    """The epilogue of `totals`, which are the columns of `out[node]` from `first` on, without the compiler."""
+    columns = slice(first, first + len(totals))
+    exact = np.float64 if epilogue.bias.dtype == np.float64 else np.int64
+    total = totals.astype(exact) * exact(factor) * exact(epilogue.scale) + epilogue.bias[columns]
+    if epilogue.shortcut.shape[1]:
+        total += epilogue.shortcut[node, columns].astype(exact) * exact(epilogue.shortcut_scale)
+    if exact is np.float64:
+        rounded = np.rint(total) if epilogue.tie else np.floor(total + epilogue.addend)
+    else:
+        rounded = (total + epilogue.addend + ((total >> epilogue.right) & epilogue.tie)) >> epilogue.right
+    out[node, columns] = np.clip(rounded, epilogue.low, epilogue.high).astype(np.int64).astype(out.dtype)
+
+
+def _row_function(*, weighted: bool, maximum: bool) -> Any:  # noqa: ANN401 - a function for other kernels
+    """A function that writes the columns `columns[0]` to `columns[1] - 1` of `out[node]`.
+
+    It aggregates the messages of the edges `edges[0]` to `edges[1] - 1`; the weight of an edge is
+    `weights[edge + origin]`.
+    """
+
+    def function(
+        sources: Integers,
+        weights: Integers,
+        origin: int,
+        edges: tuple[int, int],
+        like: Integers,
+        block: int,
+        message: AnyCodes,
+        columns: tuple[int, int],
+        epilogue: RowEpilogue,
+        factor: np.int64,
+        out: AnyCodes,
+        node: int,
+    ) -> None:
+        first, last = columns
+        terms = message[sources[edges[0] : edges[1]], first:last].astype(np.int64)
+        if weighted:
+            terms *= weights[edges[0] + origin : edges[1] + origin].astype(np.int64)[:, None]
+        totals = terms.max(axis=0) if maximum and len(terms) else terms.sum(axis=0)
+        finish(totals, first, epilogue, factor, out, node)
+
+    def make_intrinsic() -> Any:  # noqa: ANN401 - Numba is not imported before it compiles
+        from lpgnas.kernels.row_code import row_intrinsic
+
+        return row_intrinsic(weighted=weighted, maximum=maximum)
+
+    return lowered(make_intrinsic)(function)
+
+
+_sum_row = _row_function(weighted=False, maximum=False)
+_max_row = _row_function(weighted=False, maximum=True)
+weighted_sum_row = _row_function(weighted=True, maximum=False)
+weighted_max_row = _row_function(weighted=True, maximum=True)
+
+
+@jit
+def sum_rows(
+    indptr: npt.NDArray[np.int64],
+    sources: Integers,
+    message: AnyCodes,
+    short: Short,
+    epilogue: RowEpilogue,
+    out: AnyCodes,
+) -> None:
+    """Sums (and means, through the factor) of the messages of incoming edges.
+
+    Args:
+        indptr: [N + 1] first edge of each row.
+        sources: [E] rows of messages.
+        message: [M, width].
+        short: where sums begin.
+        epilogue: what follows.
+        out: [N, width], written; a signed dtype also holds unsigned codes, by their bits.
+    """
+    columns, factors, one = (0, out.shape[1]), epilogue.factor, np.int64(1)
+    like, block = short
+    for node in range(out.shape[0]):
+        edges = (indptr[node], indptr[node + 1])
+        factor = factors[node] if factors.size else one
+        _sum_row(sources, sources, 0, edges, like, block, message, columns, epilogue, factor, out, node)
+
+
+@jit
+def max_rows(
+    indptr: npt.NDArray[np.int64],
+    sources: Integers,
+    message: AnyCodes,
+    short: Short,
+    epilogue: RowEpilogue,
+    out: AnyCodes,
+) -> None:
+    """Maxima, 0 for a row without edges; the rest as `sum_rows`."""
+    columns, factors, one = (0, out.shape[1]), epilogue.factor, np.int64(1)
+    like, block = short
+    for node in range(out.shape[0]):
+        edges = (indptr[node], indptr[node + 1])
+        factor = factors[node] if factors.size else one
+        _max_row(sources, sources, 0, edges, like, block, message, columns, epilogue, factor, out, node)
+
+
+@jit
+def weighted_sum_rows(
+    indptr: npt.NDArray[np.int64],
+    sources: Integers,
+    weights: npt.NDArray[np.uint8],
+    message: AnyCodes,
+    short: Short,
+    epilogue: RowEpilogue,
+    out: AnyCodes,
+) -> None:
+    """Sums of messages times `weights` [E] of their edges; the rest as `sum_rows`."""
+    columns, factors, one = (0, out.shape[1]), epilogue.factor, np.int64(1)
+    like, block = short
+    for node in range(out.shape[0]):
+        edges = (indptr[node], indptr[node + 1])
+        factor = factors[node] if factors.size else one
+        weighted_sum_row(sources, weights, 0, edges, like, block, message, columns, epilogue, factor, out, node)
+
+
+@jit
+def weighted_max_rows(
+    indptr: npt.NDArray[np.int64],
+    sources: Integers,
+    weights: npt.NDArray[np.uint8],
+    message: AnyCodes,
+    short: Short,
+    epilogue: RowEpilogue,
+    out: AnyCodes,
+) -> None:
+    """Maxima of messages times `weights` [E] of their edges, 0 for a row without edges; the rest as `sum_rows`."""
+    columns, factors, one = (0, out.shape[1]), epilogue.factor, np.int64(1)
+    like, block = short
+    for node in range(out.shape[0]):
+        edges = (indptr[node], indptr[node + 1])
+        factor = factors[node] if factors.size else one
+        weighted_max_row(sources, weights, 0, edges, like, block, message, columns, epilogue, factor, out, node)
+
+
+def bits_of(out: AnyCodes) -> AnyCodes:
+    """`out` in the signed dtype of its size: narrowing is the same, and kernels are compiled once for both."""
+    return out.view(f"int{8 * out.itemsize}")
+
+
+def aggregate(
+    graph: CsrGraph,
+    message: AnyCodes,
+    epilogue: Epilogue,
+    bounds: Bounds,
+    out: AnyCodes,
+    *,
+    maximum: bool = False,
+    weights: npt.NDArray[np.uint8] | None = None,
+) -> None:
+    """Aggregate the messages of every node's incoming edges into `out`.
+
+    Args:
+        graph: the edges.
+        message: [M, width] codes of at most 16 bits, a row for every source.
+        epilogue: target coefficients, bias, shortcut and the rounding.
+        bounds: what is proved of codes, sums and totals; codes beyond it give wrong results.
+        out: [N, width] codes of at most 16 bits, written.
+        maximum: maxima instead of sums.
+        weights: [E] of 0 to 127, multiplied with the messages of the edges; None for none.
+
+    Raises:
+        KernelError: arrays of another shape, dtype or layout, or bounds beyond 2^53 (with weights, 2^31).
+    """
+    if message.ndim != 2:
+        raise KernelError(f"message must have shape [M, width], got {list(message.shape)}")
+    check_codes("message", message, (graph.message_rows, message.shape[1]))
+    limit = MAX_TOTAL if weights is None else INT32_LIMIT
+    check_epilogue(graph, epilogue, bounds, limit, out, message.shape[1])
+    if weights is not None:
+        check_array("weights", weights, np.uint8, (graph.sources.size,))
+    if bounds.accumulator >= INT32_LIMIT:
+        accumulator = np.empty(out.shape[1], dtype=np.int64)
+        plain = aggregate_max if maximum else aggregate_sum
+        plain(graph.indptr, graph.sources, message, epilogue, accumulator, out)
+        return
+    short = Short(np.empty(0, np.int32), WHOLE)  # not used by maxima without weights
+    if weights is not None or not maximum:
+        short = short_sums(bounds.magnitude, message.dtype, 1 if weights is None else MAX_PROBABILITY)
+    rest = (message, short, row_epilogue(epilogue, bounds.total), bits_of(out))
+    if weights is None:
+        (max_rows if maximum else sum_rows)(graph.indptr, graph.sources, *rest)
+    else:
+        (weighted_max_rows if maximum else weighted_sum_rows)(graph.indptr, graph.sources, weights, *rest)
+
+
+def check_epilogue(graph: CsrGraph, epilogue: Epilogue, bounds: Bounds, limit: int, out: AnyCodes, width: int) -> None:
+    """Refuse results and epilogues of another shape, dtype or layout, or accumulators that reach `limit`.
+
+    Raises:
+        KernelError: they are.
+    """
+    nodes = graph.num_nodes
+    check_codes("out", out, (nodes, width))
+    check_codes("shortcut", epilogue.shortcut, (nodes, width if epilogue.shortcut.size else 0))
+    check_array("factor", epilogue.factor, np.int64, (nodes if epilogue.factor.size else 0,))
+    check_array("bias", epilogue.bias, np.int64, (width,))
+    if bounds.total >= MAX_TOTAL or bounds.accumulator >= limit:
+        raise KernelError(f"an aggregation with {bounds} is not exact; use fewer bits or smaller in-degrees")
+
+
+def check_codes(name: str, array: AnyCodes, shape: tuple[int, ...]) -> None:
+    """Refuse what is not a C-contiguous array of 8- or 16-bit codes of that shape.
+
+    Raises:
+        KernelError: it is not.
+    """
+    if array.dtype.kind not in "iu" or array.dtype.itemsize > 2:
+        raise KernelError(f"{name} must hold integers of 8 or 16 bits, got {array.dtype}")
+    check_array(name, array, array.dtype.type, shape)
+
+
+def check_array(name: str, array: npt.NDArray[Any], dtype: type, shape: tuple[int, ...]) -> None:
+    """Refuse what is not a C-contiguous array of that dtype and shape.
+
+    Raises:
+        KernelError: it is not.
+    """
+    if array.dtype != dtype or array.shape != shape or not array.flags.c_contiguous:
+        raise KernelError(
+            f"{name} must be C-contiguous {np.dtype(dtype)} of shape {list(shape)}, got {array.dtype} "
+            f"{list(array.shape)}"
+        )

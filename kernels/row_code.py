@@ -1,0 +1,300 @@
+"""LLVM code of the rows of `lpgnas.kernels.aggregation`: imported when Numba compiles them.
+
+A row is cut into tiles of columns. The sums of a tile stay in vector registers over all edges of the row: in the short
+type for a block of edges, which cannot overflow it, then widened to int32. The epilogue follows in the same registers.
+LLVM splits vectors that the machine lacks.
+"""
+
+from __future__ import annotations
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from lpgnas.kernels.vector_tiles import Code, VectorCode
+
+TILES = (128, 64, 32, 16, 8, 4, 2, 1)
+"""Columns of a tile. What is left of a row takes the largest tile that it fills to more than half."""
+LANES = {False: 32, True: 16}
+"""Columns of the epilogue that are in registers at once, by whether its arithmetic is that of float64."""
+AHEAD = 16
+"""How many edges ahead messages are fetched into the cache."""
+CACHE_LINE = 64
+TOTAL = ir.IntType(32)
+
+
+def row_intrinsic(*, weighted: bool, maximum: bool, bits: int = 0) -> Code:
+    """The intrinsic of a row; its arguments are those of the Python function that it stands for.
+
+    With `bits`, messages are packed (`lpgnas.kernels.packed`), and `origin` is the smallest code.
+    """
+
+    @intrinsic  # type: ignore[untyped-decorator]
+    def row(
+        typing_context: Code,
+        sources: Code,
+        weights: Code,
+        origin: Code,
+        edges: Code,
+        like: Code,
+        block: Code,
+        message: Code,
+        columns: Code,
+        epilogue: Code,
+        factor: Code,
+        out: Code,
+        node: Code,
+    ) -> Code:
+        arrays = (sources, weights, message, out, like)
+        if any(array.layout != "C" for array in arrays):
+            raise TypeError(f"rows need C-contiguous arrays, got {arrays}")
+        integer = types.int64
+        pair = types.UniTuple(integer, 2)
+        head = (sources, weights, integer, pair, like, integer, message)
+        signature = types.void(*head, pair, epilogue, integer, out, integer)
+
+        def generate(context: Code, builder: Code, signature: Code, arguments: Code) -> Code:
+            epilogue_code = EpilogueCode(context, builder, signature.args[8:], arguments[8:])
+            code = _Row(context, builder, signature, arguments, epilogue_code)
+            for width in TILES:
+                code.tiles(width, weighted=weighted, maximum=maximum, bits=bits)
+            return context.get_dummy_value()
+
+        return signature, generate
+
+    return row
+
+
+class EpilogueCode(VectorCode):
+    """The epilogue of int32 totals, as `lpgnas.kernels.aggregation.RowEpilogue` says.
+
+    Its arithmetic is that of the bias: int32, or float64, which holds every integer below 2^53.
+    """
+
+    def __init__(self, context: Code, builder: Code, kinds: Code, arguments: Code) -> None:
+        super().__init__(context, builder)
+        fields = dict(zip(kinds[0].fields, kinds[0].types, strict=True))
+        values = {name: builder.extract_value(arguments[0], k) for k, name in enumerate(fields)}
+        self.bias = self.array(fields["bias"], values["bias"])
+        self.shortcut = self.array(fields["shortcut"], values["shortcut"])
+        self.shortcut_signed = fields["shortcut"].dtype.signed
+        self.out, self.node = self.array(kinds[2], arguments[2]), arguments[3]
+        self.element = context.get_value_type(fields["bias"].dtype)
+        self.real = isinstance(self.element, ir.DoubleType)
+        self.narrow = context.get_value_type(kinds[2].dtype)
+        self.scale = self._product(self._scalar(arguments[1]), self._scalar(values["scale"]))
+        self.even = builder.icmp_signed("!=", values["tie"], self.integer(0))
+        names = ("shortcut_scale", "right", "addend", "tie", "low", "high")
+        self.constants = {name: self._scalar(values[name]) for name in names}
+
+    def _scalar(self, value: Code) -> Code:
+        """A number of 64 bits in the type of the arithmetic, exactly."""
+        if self.real and isinstance(value.type, ir.IntType):
+            return self.builder.sitofp(value, self.element)
+        return value if self.real else self.builder.trunc(value, self.element)
+
+    def _product(self, a: Code, b: Code) -> Code:
+        return self.builder.fmul(a, b) if self.real else self.builder.mul(a, b)
+
+    def _sum(self, a: Code, b: Code) -> Code:
+        return self.builder.fadd(a, b) if self.real else self.builder.add(a, b)
+
+    def generate(self, totals: Code, first: Code) -> None:
+        """The epilogue of the columns from `first` on."""
+        width, lane = totals.type.count, ir.IntType(32)
+        count = min(LANES[self.real], width)
+        for begin in range(0, width, count):
+            mask = ir.Constant(ir.VectorType(lane, count), list(range(begin, begin + count)))
+            part = self.builder.shuffle_vector(totals, ir.Constant(totals.type, ir.Undefined), mask)
+            self._write(part, self.builder.add(first, self.integer(begin)))
+
+    def _write(self, totals: Code, first: Code) -> None:
+        builder, width = self.builder, totals.type.count
+        vector = ir.VectorType(self.element, width)
+        value = builder.sitofp(totals, vector) if self.real else totals
+        bias = self.load(builder.bitcast(builder.gep(self.bias.data, [first]), vector.as_pointer()))
+        value = self._sum(self._product(value, self.splat(self.scale, width)), bias)
+        total = cgutils.alloca_once(builder, vector)
+        builder.store(value, total)
+        columns = builder.extract_value(self.shortcut.shape, 1)
+        with builder.if_then(builder.icmp_signed("!=", columns, self.integer(0))):
+            own = self._product(self._shortcut(first, vector), self._splat_constant("shortcut_scale", width))
+            builder.store(self._sum(value, own), total)
+        codes = self._clamped(self._rounded(builder.load(total)))
+        codes = builder.fptosi(codes, ir.VectorType(TOTAL, width)) if self.real else codes
+        narrow = ir.VectorType(self.narrow, width)
+        codes = builder.trunc(codes, narrow) if self.narrow.width < TOTAL.width else codes
+        self.store(codes, self.columns(self.out, self.node, first, narrow))
+
+    def _splat_constant(self, name: str, width: int) -> Code:
+        return self.splat(self.constants[name], width)
+
+    def _shortcut(self, first: Code, vector: Code) -> Code:
+        builder = self.builder
+        codes = ir.VectorType(self.shortcut.data.type.pointee, vector.count)
+        own = self.load(self.columns(self.shortcut, self.node, first, codes))
+        own = (builder.sext if self.shortcut_signed else builder.zext)(own, ir.VectorType(TOTAL, vector.count))
+        return builder.sitofp(own, vector) if self.real else own
+
+    def _rounded(self, total: Code) -> Code:
+        builder, width = self.builder, total.type.count
+        raised = self._sum(total, self._splat_constant("addend", width))
+        if self.real:
+            down, nearest = (self._call(f"llvm.{name}", raised) for name in ("floor", "rint"))
+            return builder.select(self.even, nearest, down)
+        right, tie = (self._splat_constant(name, width) for name in ("right", "tie"))
+        parity = builder.and_(builder.ashr(total, right), tie)
+        return builder.ashr(builder.add(raised, parity), right)
+
+    def _clamped(self, value: Code) -> Code:
+        builder, width = self.builder, value.type.count
+        compare = builder.fcmp_ordered if self.real else builder.icmp_signed
+        for name, beyond in (("low", "<"), ("high", ">")):
+            limit = self._splat_constant(name, width)
+            value = builder.select(compare(beyond, value, limit), limit, value)
+        return value
+
+    def _call(self, name: str, vector: Code) -> Code:
+        kind = ir.FunctionType(vector.type, [vector.type])
+        called = cgutils.get_or_insert_function(self.builder.module, kind, f"{name}.v{vector.type.count}f64")
+        return self.builder.call(called, [vector])
+
+
+class _Row(VectorCode):
+    """The code of a row."""
+
+    def __init__(self, context: Code, builder: Code, signature: Code, arguments: Code, epilogue: EpilogueCode) -> None:
+        super().__init__(context, builder)
+        self.sources, self.weights, self.message = (
+            self.array(signature.args[position], arguments[position]) for position in (0, 1, 6)
+        )
+        self.start, self.end = (builder.extract_value(arguments[3], k) for k in (0, 1))
+        self.origin, self.block, self.epilogue = arguments[2], arguments[5], epilogue
+        self.first, self.last = (builder.extract_value(arguments[7], k) for k in (0, 1))
+        self.code = context.get_value_type(signature.args[6].dtype)
+        self.signed = signature.args[6].dtype.signed
+        self.short = context.get_value_type(signature.args[4].dtype)
+        edges = builder.extract_value(self.sources.shape, 0)
+        self.position = cgutils.alloca_once_value(builder, self.first)
+        self.last_edge = builder.sub(edges, self.integer(1))
+
+    def tiles(self, width: int, *, weighted: bool, maximum: bool, bits: int) -> None:
+        """All tiles of a width, in the order of falling widths. One may go back to columns that are written already."""
+        builder = self.builder
+        if bits and width * 8 // bits > TILES[0]:
+            return
+        whole = builder.sub(self.last, self.first)
+        with builder.if_then(builder.icmp_signed(">=", whole, self.integer(width))):
+            test, body, done = (builder.append_basic_block(f"tile{width}.{name}") for name in ("test", "body", "done"))
+            builder.branch(test)
+            builder.position_at_end(test)
+            left = builder.sub(self.last, builder.load(self.position))
+            builder.cbranch(builder.icmp_signed(">", left, self.integer(width // 2)), body, done)
+            builder.position_at_end(body)
+            begin = self._smaller(builder.load(self.position), builder.sub(self.last, self.integer(width)))
+            if bits:
+                self._packed(width, begin, bits)
+            elif maximum:
+                self.epilogue.generate(self._largest(width, begin, weighted=weighted), begin)
+            else:
+                self.epilogue.generate(self._sums(width, begin, weighted), begin)
+            builder.store(builder.add(builder.load(self.position), self.integer(width)), self.position)
+            builder.branch(test)
+            builder.position_at_end(done)
+
+    def _packed(self, width: int, begin: Code, bits: int) -> None:
+        """The sums of all planes of `width` bytes, each with its epilogue."""
+        builder, planes = self.builder, 8 // bits
+        narrow, wide = ir.VectorType(self.code, width), ir.VectorType(TOTAL, width)
+        parts, totals = ([cgutils.alloca_once(builder, kind) for _ in range(planes)] for kind in (narrow, wide))
+        lowest = builder.trunc(builder.mul(self.origin, builder.sub(self.end, self.start)), TOTAL)
+        for total in totals:
+            builder.store(self.splat(lowest, width), total)
+        with cgutils.for_range_slice(builder, self.start, self.end, self.block, inc=True) as (block, _):
+            for part in parts:
+                builder.store(ir.Constant(narrow, None), part)
+            end = self._smaller(builder.add(block, self.block), self.end)
+            with cgutils.for_range_slice(builder, block, end, self.integer(1), inc=True) as (edge, _):
+                row = self._term(edge, begin, narrow, weighted=False)
+                for plane, part in enumerate(parts):
+                    builder.store(builder.add(builder.load(part), self._plane(row, plane, bits)), part)
+            for part, total in zip(parts, totals, strict=True):
+                builder.store(builder.add(builder.load(total), builder.zext(builder.load(part), wide)), total)
+        row_bytes = builder.extract_value(self.message.shape, 1)
+        for plane, total in enumerate(totals):
+            first = builder.add(begin, builder.mul(row_bytes, self.integer(plane)))
+            self.epilogue.generate(builder.load(total), first)
+
+    def _plane(self, row: Code, plane: int, bits: int) -> Code:
+        width = row.type.count
+        shift, mask = (ir.Constant(row.type, [value] * width) for value in (plane * bits, (1 << bits) - 1))
+        return self.builder.and_(self.builder.lshr(row, shift), mask)
+
+    def _sums(self, width: int, begin: Code, weighted: bool) -> Code:
+        """Block by block; most rows have one."""
+        builder = self.builder
+        totals = cgutils.alloca_once(builder, ir.VectorType(TOTAL, width))
+        after = builder.add(self.start, self.block)
+        builder.store(self._block(width, begin, self.start, self._smaller(after, self.end), weighted), totals)
+        with cgutils.for_range_slice(builder, after, self.end, self.block, inc=True) as (block, _):
+            end = self._smaller(builder.add(block, self.block), self.end)
+            builder.store(builder.add(builder.load(totals), self._block(width, begin, block, end, weighted)), totals)
+        return builder.load(totals)
+
+    def _smaller(self, a: Code, b: Code) -> Code:
+        return self.builder.select(self.builder.icmp_signed("<", a, b), a, b)
+
+    def _block(self, width: int, begin: Code, start: Code, end: Code, weighted: bool) -> Code:
+        """Sums over the edges from `start` to `end`, which the short type holds."""
+        builder, short = self.builder, ir.VectorType(self.short, width)
+        part = cgutils.alloca_once(builder, short)
+        builder.store(ir.Constant(short, None), part)
+        with cgutils.for_range_slice(builder, start, end, self.integer(1), inc=True) as (edge, _):
+            builder.store(builder.add(builder.load(part), self._term(edge, begin, short, weighted)), part)
+        return self._extended(builder.load(part), ir.VectorType(TOTAL, width), signed=True)
+
+    def _largest(self, width: int, begin: Code, *, weighted: bool) -> Code:
+        builder = self.builder
+        kind = ir.VectorType(self.short if weighted else self.code, width)
+        signed = weighted or self.signed
+        best = cgutils.alloca_once(builder, kind)
+        builder.store(ir.Constant(kind, None), best)
+        with builder.if_then(builder.icmp_signed("<", self.start, self.end)):
+            builder.store(self._term(self.start, begin, kind, weighted), best)
+        second = builder.add(self.start, self.integer(1))
+        with cgutils.for_range_slice(builder, second, self.end, self.integer(1), inc=True) as (edge, _):
+            term, so_far = self._term(edge, begin, kind, weighted), builder.load(best)
+            larger = (builder.icmp_signed if signed else builder.icmp_unsigned)(">", term, so_far)
+            builder.store(builder.select(larger, term, so_far), best)
+        return self._extended(builder.load(best), ir.VectorType(TOTAL, width), signed=signed)
+
+    def _term(self, edge: Code, begin: Code, kind: Code, weighted: bool) -> Code:
+        """The message of an edge in the short type, times its weight."""
+        builder = self.builder
+        self._fetch_ahead(edge, begin, kind.count)
+        codes = ir.VectorType(self.code, kind.count)
+        pointer = self.columns(self.message, self.index_at(self.sources, edge), begin, codes)
+        term = self._extended(self.load(pointer), kind, signed=self.signed)
+        if not weighted:
+            return term
+        weight = builder.load(builder.gep(self.weights.data, [builder.add(edge, self.origin)]))
+        weight = builder.zext(weight, kind.element) if kind.element.width > weight.type.width else weight
+        return builder.mul(term, self.splat(weight, kind.count))
+
+    def _extended(self, vector: Code, kind: Code, *, signed: bool) -> Code:
+        if vector.type.element.width == kind.element.width:
+            return vector
+        return (self.builder.sext if signed else self.builder.zext)(vector, kind)
+
+    def _fetch_ahead(self, edge: Code, begin: Code, width: int) -> None:
+        builder, byte, flag = self.builder, ir.IntType(8), ir.IntType(32)
+        later = self._smaller(builder.add(edge, self.integer(AHEAD)), self.last_edge)
+        codes = ir.VectorType(self.code, width)
+        pointer = self.columns(self.message, self.index_at(self.sources, later), begin, codes)
+        pointer = builder.bitcast(pointer, byte.as_pointer())
+        kind = ir.FunctionType(ir.VoidType(), [byte.as_pointer(), flag, flag, flag])
+        prefetch = builder.module.declare_intrinsic("llvm.prefetch", [byte.as_pointer()], kind)
+        for offset in range(0, width * self.code.width // 8, CACHE_LINE):
+            line = builder.gep(pointer, [self.integer(offset)])
+            builder.call(prefetch, [line, *(ir.Constant(flag, value) for value in (0, 3, 1))])
