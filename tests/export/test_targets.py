@@ -84,7 +84,7 @@ def test_an_unknown_target_is_named() -> None:
 @each_target
 def test_files_pass_the_checker_and_need_what_they_say(target: str) -> None:
     seen = set()
-    for index in range(PROGRAMS):
+    for index in range(0, PROGRAMS, 3):
         model = onnx.load_from_string(exported(target, index))
         onnx.checker.check_model(model, full_check=True)
         onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True)
@@ -102,7 +102,7 @@ def test_files_pass_the_checker_and_need_what_they_say(target: str) -> None:
 
 
 def test_no_quantisation_nodes_in_the_integer_file() -> None:
-    for index in range(PROGRAMS):
+    for index in range(0, PROGRAMS, 3):
         kinds = operators(onnx.load_from_string(exported("onnx-int", index)))
         assert not kinds & {"QuantizeLinear", "DequantizeLinear", "Quant", "BipolarQuant"}
 
