@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import runs
 
 from lpgnas.export import onnx_qdq
+from lpgnas.export.c_build import QUICK_FLAGS, compiled, find_compiler
+from lpgnas.export.c_code import export_c
 from lpgnas.export.feeding import OPTIMIZATIONS, run_onnxruntime
 from lpgnas.export.files import export_files
 from lpgnas.export.real_values import Emitter
@@ -50,13 +53,19 @@ def test_a_hole_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     assert f"1. `{reason}`" in page
 
 
-def is_exact(probe: Probe, target: str, optimizations: tuple[str, ...]) -> None:
-    """The file of a probe gives the codes of the kernels, which vary."""
-    program, rng = probe.program, np.random.default_rng(2)
+def graph_of(probe: Probe) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+    """Features and edges, random, within the degree of the probes."""
+    rng = np.random.default_rng(2)
     nodes, edges = 40, 90
-    x = rng.normal(size=(nodes, program.num_features)).astype(np.float32)
+    x = rng.normal(size=(nodes, probe.program.num_features)).astype(np.float32)
     edge_index = rng.integers(0, nodes, (2, edges)).astype(np.int64)
     assert np.bincount(edge_index[1]).max() <= MAX_DEGREE
+    return x, edge_index
+
+
+def is_exact(probe: Probe, target: str, optimizations: tuple[str, ...]) -> None:
+    """The file of a probe gives the codes of the kernels, which vary."""
+    program, (x, edge_index) = probe.program, graph_of(probe)
     codes = Executor(program).run(x, edge_index).codes
     assert len(np.unique(codes, axis=0)) >= 3
     (content,) = export_files(program, [target]).files.values()
@@ -70,6 +79,17 @@ def test_exact_cells_are_exact(name: str) -> None:
     for target in ONNX:
         if not refusal(PROBES[name].program, target):
             is_exact(PROBES[name], target, ("all",))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_compiler() is None, reason="no C compiler")
+@pytest.mark.parametrize("name", PROBES)
+def test_exact_cells_of_c_code_are_exact(name: str) -> None:
+    compiler, (x, edge_index) = find_compiler(), graph_of(PROBES[name])
+    assert compiler is not None
+    program = PROBES[name].program
+    with compiled(program, export_c(program), compiler, QUICK_FLAGS) as built:
+        np.testing.assert_array_equal(built.run(x, edge_index), Executor(program).run(x, edge_index).codes)
 
 
 @pytest.mark.slow

@@ -95,7 +95,7 @@ def test_every_form_of_routed_blocks_agrees(spec: ModelSpec) -> None:
 def test_every_form_refuses_edges_that_the_program_is_not_for(spec: ModelSpec) -> None:
     """Also where no operation reads an edge: a file means the same graphs in every runtime."""
     program = random_model(spec=spec)[1]
-    files = export_files(program).files
+    files = export_files(program, ["onnx-int", "onnx-qdq", "qonnx"]).files
     x = runs.small_graph().x
     for edges, error in (
         (np.array([[0, 60], [1, 2]]), GraphError),
