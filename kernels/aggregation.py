@@ -275,15 +275,19 @@ def aggregate(
         weights: [E] of 0 to 127, multiplied with the messages of the edges; None for none.
 
     Raises:
-        KernelError: arrays of another shape, dtype or layout, or bounds beyond 2^53 (with weights, 2^31).
+        KernelError: arrays of another shape, dtype or layout or that share memory with `out`, weights beyond 127, or
+            bounds beyond 2^53 (with weights, 2^31).
     """
     if message.ndim != 2:
         raise KernelError(f"message must have shape [M, width], got {list(message.shape)}")
     check_codes("message", message, (graph.message_rows, message.shape[1]))
+    check_apart("message", message, out)
     limit = MAX_TOTAL if weights is None else INT32_LIMIT
     check_epilogue(graph, epilogue, bounds, limit, out, message.shape[1])
     if weights is not None:
         check_array("weights", weights, np.uint8, (graph.sources.size,))
+        if weights.size and int(weights.max()) > MAX_PROBABILITY:  # blocks of short sums are as long as that allows
+            raise KernelError(f"weights must be 0 to {MAX_PROBABILITY}, got {weights.max()}")
     if bounds.accumulator >= INT32_LIMIT:
         accumulator = np.empty(out.shape[1], dtype=np.int64)
         plain = aggregate_max if maximum else aggregate_sum
@@ -308,10 +312,21 @@ def check_epilogue(graph: CsrGraph, epilogue: Epilogue, bounds: Bounds, limit: i
     nodes = graph.num_nodes
     check_codes("out", out, (nodes, width))
     check_codes("shortcut", epilogue.shortcut, (nodes, width if epilogue.shortcut.size else 0))
+    check_apart("shortcut", epilogue.shortcut, out)
     check_array("factor", epilogue.factor, np.int64, (nodes if epilogue.factor.size else 0,))
     check_array("bias", epilogue.bias, np.int64, (width,))
     if bounds.total >= MAX_TOTAL or bounds.accumulator >= limit:
         raise KernelError(f"an aggregation with {bounds} is not exact; use fewer bits or smaller in-degrees")
+
+
+def check_apart(name: str, array: AnyCodes, out: AnyCodes) -> None:
+    """Refuse an input in the memory of the result: tiles may write a column twice, so it must not have changed.
+
+    Raises:
+        KernelError: they overlap.
+    """
+    if np.may_share_memory(array, out):
+        raise KernelError(f"{name} shares memory with out; give the result memory of its own")
 
 
 def check_codes(name: str, array: AnyCodes, shape: tuple[int, ...]) -> None:

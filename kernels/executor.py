@@ -158,11 +158,6 @@ def _transposed(part: Part, operation: Transform) -> TransposedPart:
     return TransposedPart(part.source.name, weight, part.align, part.row_factor, tiles)
 
 
-def _row_of(tiles: TiledWeight) -> npt.NDArray[np.int32]:
-    """Scratch for the accumulators of one sparse row."""
-    return np.empty((1, tiles.rows.shape[1]), dtype=np.int32)
-
-
 class Inference:
     """A program on one graph: the graph as CSR, the codes of the input and the arena. `Executor.prepare` makes it."""
 

@@ -36,7 +36,8 @@ class TrainingSettings:
     Attributes:
         epochs: steps over the whole graph.
         learning_rate: of Adam.
-        weight_decay: L2 penalty on the first block's weight (Kipf & Welling 2017) unless it is binary or ternary.
+        weight_decay: L2 penalty on the first block's weight (Kipf & Welling 2017), in the unit that it is trained in
+            (`lpgnas.graph_tensors.input_gain`), unless it is binary or ternary.
         dropout: probability, in steps of 1/256, of each entry of every block's input.
         evaluate_every: epochs between evaluations (early stopping, observation of fractions).
         freeze_at: share of the epochs after which fractions stay as they are.
