@@ -32,18 +32,25 @@ _LIMIT_SECONDS = 600
 
 
 def find_compiler() -> str | None:
-    """The path of a C compiler that builds programs (one without the C library's headers does not), or None."""
+    """The path of a C compiler whose programs run here, or None.
+
+    One without the C library's headers builds none, a cross-compiler's programs do not run, and none does in a folder
+    of temporary files that forbids it.
+    """
     found = (path for name in COMPILERS if (path := shutil.which(name)) is not None)
-    return next(filter(_builds, found), None)
+    return next(filter(_works, found), None)
 
 
-def _builds(compiler: str) -> bool:
+def _works(compiler: str) -> bool:
     with tempfile.TemporaryDirectory(prefix="lpgnas-c-") as name:
         source = Path(name) / "empty.c"
         source.write_text("#include <stdint.h>\n#include <stdio.h>\nint main(void) { return 0; }\n")
+        program = source.with_suffix("")
         try:
-            command = [compiler, *QUICK_FLAGS, "-o", str(source.with_suffix("")), str(source)]
-            return subprocess.run(command, capture_output=True, timeout=_LIMIT_SECONDS, check=False).returncode == 0
+            for command in ([compiler, *QUICK_FLAGS, "-o", str(program), str(source)], [str(program)]):
+                if subprocess.run(command, capture_output=True, timeout=_LIMIT_SECONDS, check=False).returncode != 0:
+                    return False
+            return True
         except (OSError, subprocess.TimeoutExpired):
             return False
 

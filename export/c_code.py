@@ -272,7 +272,9 @@ def _header(program: IntegerProgram, options: CodeOptions, parts: CodeParts) -> 
         f"typedef {input_type(program)} lpgnas_code;\ntypedef {c_type(program.logits)} lpgnas_logit;",
         *([] if options.graph is not None else [_GRAPH_TYPE.rstrip()]),
         _INPUT_TYPE.rstrip(),
+        '#ifdef __cplusplus\nextern "C" {\n#endif',
         *(f"/* {_ABOUT[name]} */\n{head};" for name, head in _prototypes(options).items()),
+        "#ifdef __cplusplus\n}\n#endif",
         "#endif",
     ]
     return "\n\n".join(blocks) + "\n"

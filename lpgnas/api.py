@@ -84,8 +84,6 @@ class RunResult:
             ExportError: a target that was named cannot hold the program exactly.
             UnknownName: there is no such target.
         """
-        if not targets:
-            return self._through("export")
         self._through("lower")
         self._run.run_stage("export", targets)
         return self
@@ -160,8 +158,8 @@ class RunResult:
     @property
     def files(self) -> dict[str, Path]:
         """Path of every file of the folder by its name; the C code is `c/lpgnas_model.h` and `c/lpgnas_model.c`."""
-        paths = sorted(path for path in self.folder.rglob("*") if path.is_file() and not path.name.startswith("."))
-        return {path.relative_to(self.folder).as_posix(): path for path in paths}
+        paths = {path.relative_to(self.folder): path for path in sorted(self.folder.rglob("*")) if path.is_file()}
+        return {one.as_posix(): path for one, path in paths.items() if not any(p.startswith(".") for p in one.parts)}
 
 
 def search(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from lpgnas.pipeline import Run
 
 CHECK_FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
-"""What `lpgnas export --target` writes."""
 _HELP = {
     "dataset": "a name of `lpgnas datasets`, or a graph in .npz",
     "protocol": "public, full, shchur or own; default: the dataset's own",
@@ -312,13 +311,19 @@ def _export(options: argparse.Namespace) -> None:
     of_code = options.max_nodes is not None or options.graph is not None
     if of_code and (list(options.target) != ["c"] or options.run.is_dir()):
         raise ConfigError("--max-nodes and --graph go with --target c and a program.npz (a run folder holds one)")
+    from lpgnas.export.targets import c_source, default_targets
+
     if options.run.is_dir():
         if options.out is not None:
             raise ConfigError("--out goes with a program.npz; a run folder keeps its own files")
-        _open(options, options.run).run_stage("export", options.target)
+        run = _open(options, options.run)
+        run.run_stage("export", options.target)
+        told = run.record()["stages"]["export"]
+        asked = options.target or default_targets()
+        _tell_refused({name: reason for name, reason in told["refused"].items() if name in asked})
+        _tell_unchecked(told["c_unchecked"] if "c" in asked else "")
         return
     from lpgnas.export.files import export_files
-    from lpgnas.export.targets import c_source
     from lpgnas.program_file import load_program
     from lpgnas.verification import check_c_code
 
@@ -333,7 +338,11 @@ def _export(options: argparse.Namespace) -> None:
         _tell_unchecked(check_c_code(program, code))
     for name, content in made.files.items():
         write_atomic(options.out / name, content)
-    for name, reason in made.refused.items():
+    _tell_refused(made.refused)
+
+
+def _tell_refused(refused: Mapping[str, str]) -> None:
+    for name, reason in refused.items():
         sys.stderr.write(f"no {name}: {reason}\n")
 
 

@@ -326,6 +326,8 @@ def _verification(facts: RunFacts) -> Html:
 def _agreement(item: dict[str, Any] | None) -> Html:
     if item is None:
         return element("span", "–", class_="quiet")
+    if not item["compared"] and not item["failed"]:  # it was not run: no agreement either
+        return element("span", "–", class_="quiet", title=item["note"] or None)
     of = element("span", f" / {item['compared']:,}", class_="quiet")
     mark = "✗" if item["failed"] else "✓"
     count = element("span", f"{mark} {item['mismatches']:,}", class_="bad" if item["failed"] else "good")

@@ -569,15 +569,15 @@ class Run:
         started, program = time.monotonic(), self.program()
         made = export_files(program, targets)
         before = self.record()["stages"].get("export", {"files": {}})
-        code, unchecked = c_source(made.files), before.get("c_unchecked", "")
+        others = [name for name in TARGETS if name not in (targets or default_targets())]
+        code, unchecked = c_source(made.files), before.get("c_unchecked", "") if C in others else ""
         if code is not None:
             unchecked = check_c_code(program, code)
-        others = [name for name in TARGETS if name not in (targets or default_targets())]
         files: dict[str, str] = {}
-        for name in (file for target in others for file in TARGETS.get(target).files):
-            digest, path = before["files"].get(name), self.folder / name
-            if digest is not None and path.exists() and sha256(read_file(path)) == digest:
-                files[name] = digest
+        for target in others:  # kept whole or not at all
+            kept = {name: before["files"].get(name, "") for name in TARGETS.get(target).files}
+            if all(self._holds(name, digest) for name, digest in kept.items()):
+                files |= kept
         for name, content in made.files.items():
             files |= self._save(name, content)
         for name in (file for target in TARGETS for file in TARGETS.get(target).files):
@@ -585,6 +585,11 @@ class Run:
                 (self.folder / name).unlink(missing_ok=True)
         refused = {name: reason for name, reason in before.get("refused", {}).items() if name in others}
         self._finish("export", files, started, refused=refused | made.refused, c_unchecked=unchecked)
+
+    def _holds(self, name: str, digest: str) -> bool:
+        """Whether a file of the folder has these contents."""
+        path = self.folder / name
+        return path.exists() and sha256(read_file(path)) == digest
 
     def verify(self) -> None:
         """Check hashes, then run every form on the training graph and on unseen ones.

@@ -27,7 +27,7 @@ from lpgnas.kernels.reference import run_reference
 CodeArray = npt.NDArray[np.float64]
 Form = Callable[[Graph], CodeArray]
 C_FORM = "C code, gcc"
-NO_COMPILER = "no working C compiler (gcc or cc) on the PATH"
+NO_COMPILER = "no C compiler (gcc or cc) on the PATH whose programs run here"
 SPARSE_SAMPLES = 10_000_000
 """Random features beyond so many are made sparse."""
 REFERENCE_EVALUATOR_LIMIT = 3_000_000

@@ -181,6 +181,14 @@ def test_some_targets_are_exported_again(small_run: Path, tmp_path: Path) -> Non
     )
     with pytest.raises(UnknownName, match="unknown target 'tflite'"):
         run.export("tflite")
+    for name in runs.EXPORTED:
+        (folder / name).unlink()
+    run.export("onnx-int")
+    assert set(runs.EXPORTED) & run.files.keys() == {"model.int.onnx"}
+    assert set(runs.EXPORTED) <= run.export().files.keys()  # all that can be
+    (folder / ".hidden").mkdir()
+    (folder / ".hidden/spec.json").write_text("{}")
+    assert ".hidden/spec.json" not in run.files
 
 
 def test_names_are_there_without_torch() -> None:

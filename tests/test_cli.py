@@ -21,6 +21,7 @@ from lpgnas.number_formats import FLOAT32
 from lpgnas.program_file import to_bytes
 from lpgnas.results import read_record
 from lpgnas.spec import ModelSpec
+from lpgnas.verification import NO_COMPILER
 
 Arrays = dict[str, Any]
 
@@ -134,13 +135,15 @@ def test_c_code_without_a_compiler(small_run: Path, tmp_path: Path, monkeypatch:
     folder = runs.copied(small_run, tmp_path / "run")
     monkeypatch.setenv("PATH", "")
     done = runs.lpgnas("export", small_run / "program.npz", "--target", "c", "--out", tmp_path / "made")
-    assert (done.code, done.err) == (0, "C code not checked: no working C compiler (gcc or cc) on the PATH\n")
+    assert (done.code, done.err) == (0, f"C code not checked: {NO_COMPILER}\n")
     assert runs.bytes_of(tmp_path / "made", runs.C_FILES) == runs.bytes_of(small_run, runs.C_FILES)
-    assert runs.lpgnas("export", "--quiet", folder).code == runs.lpgnas("verify", "--quiet", folder).code == 0
+    done = runs.lpgnas("export", "--quiet", folder)
+    assert (done.code, done.err) == (0, f"C code not checked: {NO_COMPILER}\n")
+    assert runs.lpgnas("verify", "--quiet", folder).code == 0
     stages = read_record(folder / "record.json")["stages"]
-    assert stages["export"]["c_unchecked"] == "no working C compiler (gcc or cc) on the PATH"
+    assert stages["export"]["c_unchecked"] == NO_COMPILER
     notes = [entry["note"] for entry in stages["verify"]["comparisons"] if entry["form"] == "C code, gcc"]
-    assert notes == ["not run: no working C compiler (gcc or cc) on the PATH"]
+    assert notes == [f"not run: {NO_COMPILER}"]
 
 
 def test_export_of_some_targets_of_a_program(small_run: Path, tmp_path: Path) -> None:
@@ -185,6 +188,16 @@ def test_export_of_one_target_leaves_the_others_in_place(small_run: Path, tmp_pa
     (run / "model.qdq.onnx").write_bytes(b"of something else")
     assert runs.lpgnas("export", run, "--target", "onnx-int").code == 0
     assert not (run / "model.qdq.onnx").exists()
+
+
+def test_a_target_of_several_files_is_kept_whole_or_not_at_all(small_run: Path, tmp_path: Path) -> None:
+    run = runs.copied(small_run, tmp_path / "run")
+    (run / runs.C_FILES[0]).write_text("of something else")
+    assert runs.lpgnas("export", "--quiet", run, "--target", "qonnx").code == 0
+    assert not any((run / name).exists() for name in runs.C_FILES)
+    assert not set(runs.C_FILES) & json.loads((run / "record.json").read_text())["stages"]["export"]["files"].keys()
+    assert runs.lpgnas("export", "--quiet", run).code == 0
+    assert runs.bytes_of(run) == runs.bytes_of(small_run)
 
 
 def test_stages_one_by_one_are_a_run(small_run: Path, small_npz: Path, tmp_path: Path) -> None:

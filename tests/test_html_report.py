@@ -125,11 +125,24 @@ def test_numbers_are_those_of_the_record(small_run: Path) -> None:
     assert {name: cells[name] for name in record["config"]} == told
 
 
+def test_a_form_that_was_not_run_is_not_said_to_agree(small_run: Path, tmp_path: Path) -> None:
+    def skip(record: dict[str, Any]) -> None:
+        comparisons = record["stages"]["verify"]["comparisons"]
+        comparisons[-1] |= {"compared": 0, "note": "not run: no C compiler"}
+
+    header, *rows = page_of(runs.with_record(runs.copied(small_run, tmp_path / "run"), skip)).rows["verification"]
+    last = record_of(small_run)["stages"]["verify"]["comparisons"][-1]
+    cell = next(row[header.index(last["graph"])] for row in rows if row[0] == last["form"])
+    assert cell == "–"
+
+
 def test_the_chain_of_verification(small_run: Path, tmp_path: Path) -> None:
     comparisons = record_of(small_run)["stages"]["verify"]["comparisons"]
     header, *rows = page_of(small_run).rows["verification"]
     shown = {(row[0], graph): cell for row in rows for graph, cell in zip(header[1:], row[1:], strict=True)}
-    assert shown == {(one["form"], one["graph"]): f"✓ 0 / {one['compared']:,}" for one in comparisons}
+    assert shown == {
+        (one["form"], one["graph"]): f"✓ 0 / {one['compared']:,}" if one["compared"] else "–" for one in comparisons
+    }
 
     def fail(record: dict[str, Any]) -> None:
         record["stages"]["verify"]["passed"] = False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -537,6 +538,19 @@ def test_a_compiler_that_builds_nothing_is_none(tmp_path: Path, monkeypatch: pyt
     (tmp_path / "cc").unlink()
     (tmp_path / "gcc").write_bytes(b"\x7fELF nothing")
     assert find_compiler() is None
+    (tmp_path / "gcc").write_text("#!/bin/sh\nexit 0\n")  # of another machine, say: its programs do not run here
+    assert find_compiler() is None
+
+
+@pytest.mark.skipif(shutil.which("gcc") is None or shutil.which("g++") is None, reason="no C++ compiler")
+def test_a_cpp_program_takes_the_header(tmp_path: Path) -> None:
+    for name, content in export_c(case(0).program).files().items():
+        (tmp_path / name).write_bytes(content)
+    main = f'#include "{HEADER}"\nint main() {{ return lpgnas_arena_bytes(3) > 0 ? 0 : 1; }}\n'
+    (tmp_path / "main.cpp").write_text(main)
+    for command in (["gcc", "-std=c99", "-c", SOURCE], ["g++", "-o", "main", "main.cpp", SOURCE.replace(".c", ".o")]):
+        subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
+    assert subprocess.run([tmp_path / "main"], check=False).returncode == 0
 
 
 def test_files_are_named() -> None:
