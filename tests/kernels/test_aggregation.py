@@ -235,6 +235,7 @@ def test_bad_arrays_are_refused() -> None:
 
     case = next(c for c in map(make, range(99)) if c.graph.num_nodes > 1 < c.graph.message_rows)
     nodes, rows = case.graph.num_nodes, case.graph.message_rows
+    shared = np.zeros((max(nodes, rows), 9), np.int8)
     bad: list[tuple[str, dict[str, Any]]] = [
         ("message must be C-contiguous", {"message": np.zeros((rows + 1, 9), np.int8)}),
         ("message must hold integers", {"message": np.zeros((rows, 9), np.float32)}),
@@ -246,6 +247,12 @@ def test_bad_arrays_are_refused() -> None:
         ("factor must be", {"epilogue": case.epilogue._replace(factor=np.zeros(nodes + 1, np.int64))}),
         ("shortcut must be", {"epilogue": case.epilogue._replace(shortcut=np.zeros((nodes, 8), np.int8))}),
         ("weights must be", {"weights": np.zeros(case.graph.sources.size + 1, np.uint8)}),
+        ("weights must be 0 to 127, got 128", {"weights": np.full(case.graph.sources.size, 128, np.uint8)}),
+        ("message shares memory with out", {"message": shared[:rows], "out": shared[:nodes]}),
+        (
+            "shortcut shares memory with out",
+            {"epilogue": case.epilogue._replace(shortcut=shared[:nodes]), "out": shared[:nodes]},
+        ),
         ("is not exact", {"bounds": Bounds(128, 128, MAX_TOTAL)}),
     ]
     for message, change in bad:
