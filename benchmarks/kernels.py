@@ -1,7 +1,7 @@
 """The integer aggregation kernels beside their float32 rivals.
 
     python -m benchmarks.kernels --data-root FOLDER
-    python -m benchmarks.kernels --quick --out /tmp/kernels.csv
+    python -m benchmarks.kernels --quick --out kernels.csv
 
 One process and one thread; the contenders of a comparison take turns of two calls, the second of which is timed, in
 processor time of the process. Messages are random 8-bit codes; sums end in a rounded shift to int8. Rows are keyed by a
