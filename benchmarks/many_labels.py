@@ -4,8 +4,9 @@
 
 On fully supervised splits whose seeds no table uses. Both are trained for as long as a run trains its teacher there.
 Half of the validation nodes stop the students early; accuracies are those of the other half, and no test node of a
-split is looked at. `run` says which kind a run takes, which labels held out decide (`lpgnas/teachers.py`). Rows are
-appended to `benchmarks/results/many_labels.csv`; what is there is not measured again.
+split is looked at, though nodes of one split are test nodes of others, as in all random splits of a graph. `run` says
+which kind a run takes, which labels held out decide (`lpgnas/teachers.py`). Rows are appended to
+`benchmarks/results/many_labels.csv`; what is there is not measured again.
 """
 
 from __future__ import annotations

@@ -159,6 +159,8 @@ def _row_function(*, weighted: bool, maximum: bool) -> Any:  # noqa: ANN401 - a 
     return lowered(make_intrinsic)(function)
 
 
+# The kernels below differ in the row that they call, and are written out: Numba keeps no kernel on disk that a factory
+# made, and compiling takes seconds.
 _sum_row = _row_function(weighted=False, maximum=False)
 _max_row = _row_function(weighted=False, maximum=True)
 weighted_sum_row = _row_function(weighted=True, maximum=False)

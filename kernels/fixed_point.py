@@ -38,7 +38,7 @@ from lpgnas.jit import jit
 from lpgnas.kernels.attention import node_blocks
 from lpgnas.kernels.executor import BLOCK_EDGES, BLOCK_NODES, Executor, Inference, TransposedPart, check_inputs
 from lpgnas.kernels.linear import accumulate_dense, accumulate_sparse
-from lpgnas.kernels.quantize import MODES
+from lpgnas.kernels.quantize import MODES, rounded
 from lpgnas.kernels.reference import IntegerScores, SortedEdges
 from lpgnas.operators import ATTENTIONS
 from lpgnas.proofs import program_score_facts
@@ -222,20 +222,15 @@ def count_quantizing(
     """
     for k in range(values.size):
         scaled = np.float64(values[k]) * scale
-        if mode == 0:
-            rounded = np.rint(scaled)
-        elif mode == 1:
-            rounded = np.floor(scaled + 0.5)
-        else:
-            rounded = np.floor(scaled)
-        tally.counts[0] += np.int64(rounded < low)
-        tally.counts[1] += np.int64(rounded > high)
+        code = rounded(scaled, mode)
+        tally.counts[0] += np.int64(code < low)
+        tally.counts[1] += np.int64(code > high)
         counted = scaled > 0.0 or (scaled < 0.0 and low < 0.0)
         tally.counts[2] += np.int64(counted)
-        tally.counts[3] += np.int64(counted and rounded == 0.0)
-        reached[0] = min(reached[0], rounded)
-        reached[1] = max(reached[1], rounded)
-        tally.histogram[np.int64(min(max(rounded, low), high) - low)] += 1
+        tally.counts[3] += np.int64(counted and code == 0.0)
+        reached[0] = min(reached[0], code)
+        reached[1] = max(reached[1], code)
+        tally.histogram[np.int64(min(max(code, low), high) - low)] += 1
 
 
 @jit

@@ -5,7 +5,7 @@ It equals `number_formats.quantize_array`. Zero has code 0 in every rounding mod
 
 from __future__ import annotations
 
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -66,16 +66,20 @@ def _quantize(values: npt.NDArray[np.float32], fmt: FixedPoint, rounding: Roundi
 
 
 @jit
+def rounded(scaled: Any, mode: int) -> Any:  # noqa: ANN401 - float64, of NumPy or of the compiler
+    """`scaled` as a whole number: mode 0 half to even, 1 half up, 2 floor."""
+    if mode == 0:
+        return np.rint(scaled)
+    if mode == 1:
+        return np.floor(scaled + 0.5)
+    return np.floor(scaled)
+
+
+@jit
 def quantize_values(
     values: npt.NDArray[np.float32], scale: float, mode: int, low: float, high: float, codes: AnyCodes
 ) -> None:
-    """`codes[k] = clip(round(values[k] * scale), low, high)`; mode 0 half to even, 1 half up, 2 floor."""
+    """`codes[k] = clip(round(values[k] * scale), low, high)`; the modes are those of `rounded`."""
     for k in range(values.size):
-        scaled = np.float64(values[k]) * scale
-        if mode == 0:
-            rounded = np.rint(scaled)
-        elif mode == 1:
-            rounded = np.floor(scaled + 0.5)
-        else:
-            rounded = np.floor(scaled)
-        codes[k] = np.int64(min(max(rounded, low), high))
+        code = rounded(np.float64(values[k]) * scale, mode)
+        codes[k] = np.int64(min(max(code, low), high))

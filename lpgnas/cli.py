@@ -118,6 +118,13 @@ def _parser() -> argparse.ArgumentParser:
     made.add_argument("--seeds", type=int, default=0, help="how many; default: the table's own number")
     made.add_argument("--only", nargs="+", default=(), metavar="MODEL", help="only these models")
     made.add_argument("--datasets", nargs="+", default=(), help="only these graphs")
+    _add_stages(commands)
+    _add_files(commands)
+    return parser
+
+
+def _add_stages(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """The stages of a run folder, but for its search."""
     for name, text in (
         ("train", "train the searched model"),
         ("lower", "lower the trained model to integers"),
@@ -138,6 +145,10 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("--out", type=Path, help="where the files of a program.npz go")
     export.add_argument("--max-nodes", type=int, help="C code of a program.npz: the largest graph, for a fixed arena")
     export.add_argument("--graph", help="C code of a program.npz: compile this graph in (a name or an .npz)")
+
+
+def _add_files(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """What reads a finished file or folder."""
     predict = _command(commands, "predict", "run a program.npz on a graph (needs no torch)", _predict)
     predict.add_argument("program", type=Path, help="a program.npz")
     predict.add_argument("--dataset", required=True, help=_HELP["dataset"])
@@ -156,7 +167,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     report.add_argument("run", type=Path, help="a run folder")
     _command(commands, "datasets", "list the graphs that can be named", _datasets)
-    return parser
 
 
 def _command(

@@ -281,6 +281,7 @@ class Keeper:
             raise ConfigError("nothing was evaluated")
         self._model.load_state_dict(self._state)
         self._model.fold_gain()
+        self._state = self._model.state_dict()  # what was kept, with the gain in it
         return TrainedModel(self._model, self._best[0], -self._best[1], epochs)
 
 

@@ -95,6 +95,22 @@ def test_models_take_the_columns_of_their_words() -> None:
     assert seen >= {(0, 3), (0, 6), (0, 12), (1, 3), (1, 6), (1, 12)}
 
 
+def test_models_have_the_gain_in_their_weights() -> None:
+    """The shared weights of the features are in the larger unit, those of a model of its own are not."""
+    torch.manual_seed(0)
+    supernet, rng = Supernet(ROUTED, FRACTION, gain=8.0), np.random.default_rng(0)
+    for _ in range(20):
+        spec = ROUTED.spec(ROUTED.draw(rng))
+        graph = DATA.tensors(QuantizedModel(spec, FRACTION), stop=False)
+        model = supernet.model(spec, graph)
+        plain = QuantizedModel(spec, FRACTION)
+        plain.load_state_dict(model.state_dict())
+        assert supernet.logits(spec, graph).equal(plain(graph))
+        shared = supernet.parameters[supernet.shared_names(model)["layers.0.weight"]]
+        own = model.blocks[0].get_parameter("weight")
+        assert own.equal(8.0 * shared[: len(own), : own.shape[1]])
+
+
 def test_a_step_reaches_the_kept_words_only() -> None:
     torch.manual_seed(0)
     supernet = Supernet(WORDS, FRACTION, DATA.kept_words)
