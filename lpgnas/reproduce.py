@@ -112,6 +112,7 @@ class Reproduction:
         if not lines or seeds < 0:
             raise ConfigError(f"seeds is {seeds} for {len(lines)} lines of the table; both must be positive")
         wanted = [(seed, entry) for seed in range(seeds or self.table.seeds) for entry in lines]
+        self._take_over(wanted)
         left = [(seed, entry) for seed, entry in wanted if self.key(entry, seed) not in self._rows]
         absent = self._without_data([entry.config.dataset for _, entry in left], asked=bool(datasets))
         left = [(seed, entry) for seed, entry in left if entry.config.dataset not in absent]
@@ -126,6 +127,16 @@ class Reproduction:
             self.write()
             progress.advance(1, f"{entry.model} on {entry.config.dataset}")
         return self.write()
+
+    def _take_over(self, wanted: Sequence[tuple[int, Entry]]) -> None:
+        """Rows that another table in the folder has: lines of two tables with the same key are the same measurement."""
+        others = [self._folder / f"{name}.csv" for name in TABLES.names() if name != self.table.name]
+        tables = [Rows(target).table for target in others if target.exists()]
+        known = {row["key"]: row for table in tables for row in table.to_dict("records")}
+        for seed, entry in wanted:
+            key = self.key(entry, seed)
+            if key in known and key not in self._rows:
+                self._rows.add({**known[key], "model": entry.model})
 
     def _check_names(self, what: str, given: Sequence[str], known: Sequence[str]) -> None:
         unknown = [name for name in given if name not in known]

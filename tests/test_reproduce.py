@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 
 from lpgnas.errors import ConfigError, DatasetError, UnknownName
+from lpgnas.registry import Registry
 from lpgnas.reproduce import Reproduction, entry_of
 from lpgnas.reproduce_report import report
 from lpgnas.reproduce_tables import PLAIN, TABLES, Entry, Published, Table
@@ -21,6 +22,13 @@ from lpgnas.reproduce_tables import PLAIN, TABLES, Entry, Published, Table
 W2A6: dict[str, Any] = {
     "strategy": "uniform", "architecture": "gcn", "weight_format": "fixed2", "activation_bits": 6, "weight_budget": ""
 }  # fmt: skip
+
+
+def registry(*tables: Table) -> Registry[Table]:
+    made: Registry[Table] = Registry("table")
+    for table in tables:
+        made.add(table.name, table)
+    return made
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +52,7 @@ def small(small_npz: Path) -> Iterator[Table]:
         seeds=2,
     )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("lpgnas.reproduce.TABLES", {"small": made})
+        patch.setattr("lpgnas.reproduce.TABLES", registry(made))
         yield made
 
 
@@ -77,6 +85,22 @@ def test_rows_of_other_settings_are_not_shown(small: Table, measured: Path, tmp_
     made = Reproduction("small", tmp_path, tmp_path / "work")
     assert made.run() == (measured / "small.md").read_text()
     assert len(pd.read_csv(tmp_path / "small.csv")) == 2 * len(rows)
+
+
+def test_rows_of_another_table_are_taken_over(
+    small: Table, measured: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = tuple(replace(entry, model=f"{entry.model} here") for entry in small.entries)
+    other = replace(small, name="other", entries=lines)
+    monkeypatch.setattr("lpgnas.reproduce.TABLES", registry(small, other))
+    before = pd.read_csv(measured / "small.csv", dtype=str)
+    before.to_csv(tmp_path / "small.csv", index=False)
+    Reproduction("other", tmp_path, tmp_path / "work").run(1)
+    assert not (tmp_path / "work").exists()
+    after = pd.read_csv(tmp_path / "other.csv", dtype=str)
+    assert set(after["model"]) == {f"{entry.model} here" for entry in small.entries}
+    first = before[before["seed"] == "0"].assign(model=lambda rows: rows["model"] + " here")
+    assert after.sort_values("key").to_csv(index=False) == first.sort_values("key").to_csv(index=False)
 
 
 def test_options_of_the_search_are_no_part_of_lines_without_one(small: Table, tmp_path: Path) -> None:
@@ -128,7 +152,7 @@ def test_graphs_without_data(small: Table, small_npz: Path, tmp_path: Path, monk
     entries = (small.entries[2], replace(small.entries[2], config=replace(small.entries[2].config, dataset="Yelp")))
     for optional in (False, True):
         table = replace(small, entries=entries, published=(), optional=optional)
-        monkeypatch.setattr("lpgnas.reproduce.TABLES", {"small": table})
+        monkeypatch.setattr("lpgnas.reproduce.TABLES", registry(table))
         stream = io.StringIO()
         made = Reproduction("small", tmp_path / str(optional), tmp_path / "work", stream=stream)
         with pytest.raises(DatasetError, match="'Yelp': multi-label targets are not built yet"):
