@@ -60,10 +60,10 @@ _add_16, _add_8, _add_7, _add_6, _add_5, _add_4, _add_3, _add_2, _add_1 = (
 
 @jit
 def _sum_rest(
-    indices: Integers, values: Floats, start: int, end: int, dense: Floats, out: Floats, i: int, k: int
+    indices: Integers, values: Floats, start: int, end: int, dense: Floats, out: Floats, i: int, k: int, last: int
 ) -> None:
-    """The last columns of a row, at most seven, as one tile."""
-    rest = dense.shape[1] - k
+    """The columns of a row from `k` up to `last`, at most seven, as one tile."""
+    rest = last - k
     if rest == 7:
         _sum_7(indices, values, start, end, dense, out, i, k)
     elif rest == 6:
@@ -91,23 +91,31 @@ def sum_rows(indptr: Integers, indices: Integers, values: Floats, dense: Floats,
         dense: [M, K].
         out: [N, K].
     """
+    sum_columns(indptr, indices, values, dense, out, 0, dense.shape[1])
+
+
+@jit
+def sum_columns(
+    indptr: Integers, indices: Integers, values: Floats, dense: Floats, out: Floats, first: int, last: int
+) -> None:
+    """The columns [first, last) of `sum_rows`; the others of `out` are left as they are."""
     for i in range(len(indptr) - 1):
-        start, end, k = indptr[i], indptr[i + 1], 0
-        while k + 16 <= dense.shape[1]:
+        start, end, k = indptr[i], indptr[i + 1], first
+        while k + 16 <= last:
             _sum_16(indices, values, start, end, dense, out, i, k)
             k += 16
-        if k + 8 <= dense.shape[1]:
+        if k + 8 <= last:
             _sum_8(indices, values, start, end, dense, out, i, k)
             k += 8
-        _sum_rest(indices, values, start, end, dense, out, i, k)
+        _sum_rest(indices, values, start, end, dense, out, i, k, last)
 
 
 @jit
 def _add_rest(
-    indices: Integers, values: Floats, start: int, end: int, dense: Floats, out: Floats, i: int, k: int
+    indices: Integers, values: Floats, start: int, end: int, dense: Floats, out: Floats, i: int, k: int, last: int
 ) -> None:
-    """The last columns of a row, at most seven, as one tile."""
-    rest = dense.shape[1] - k
+    """The columns of a row from `k` up to `last`, at most seven, as one tile."""
+    rest = last - k
     if rest == 7:
         _add_7(indices, values, start, end, dense, out, i, k)
     elif rest == 6:
@@ -135,15 +143,23 @@ def add_rows(indptr: Integers, indices: Integers, values: Floats, dense: Floats,
         dense: [N, K].
         out: [M, K].
     """
+    add_columns(indptr, indices, values, dense, out, 0, dense.shape[1])
+
+
+@jit
+def add_columns(
+    indptr: Integers, indices: Integers, values: Floats, dense: Floats, out: Floats, first: int, last: int
+) -> None:
+    """The columns [first, last) of `add_rows`."""
     for i in range(len(indptr) - 1):
-        start, end, k = indptr[i], indptr[i + 1], 0
-        while k + 16 <= dense.shape[1]:
+        start, end, k = indptr[i], indptr[i + 1], first
+        while k + 16 <= last:
             _add_16(indices, values, start, end, dense, out, i, k)
             k += 16
-        if k + 8 <= dense.shape[1]:
+        if k + 8 <= last:
             _add_8(indices, values, start, end, dense, out, i, k)
             k += 8
-        _add_rest(indices, values, start, end, dense, out, i, k)
+        _add_rest(indices, values, start, end, dense, out, i, k, last)
 
 
 @jit

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from lpgnas.jit import jit
+from lpgnas.kernels.sparse_products import add_columns, sum_columns
 from lpgnas.number_formats import Rounding
 
 Floats = Any
@@ -281,6 +282,8 @@ def weighted_max_backward(
 def weighted_sum(indptr: Integers, source: Integers, weight: Floats, values: Floats, out: Floats) -> None:
     """`out[i, h] = sum of weight[e, h] * values[source[e], h]` over the incoming edges.
 
+    Each head is a product of a sparse matrix of its own with its columns.
+
     Args:
         indptr: [N + 1] edges of each target.
         source: [E].
@@ -289,14 +292,10 @@ def weighted_sum(indptr: Integers, source: Integers, weight: Floats, values: Flo
         out: [N, H, K].
     """
     heads, width = values.shape[1], values.shape[2]
-    for i in range(len(indptr) - 1):
-        out[i] = 0
-        for e in range(indptr[i], indptr[i + 1]):
-            j = source[e]
-            for h in range(heads):
-                w = weight[e, h]
-                for k in range(width):
-                    out[i, h, k] += w * values[j, h, k]
+    rows, sums = values.reshape(len(values), heads * width), out.reshape(len(out), heads * width)
+    by_head = np.ascontiguousarray(weight.T)
+    for h in range(heads):
+        sum_columns(indptr, source, by_head[h], rows, sums, h * width, (h + 1) * width)
 
 
 @jit
@@ -311,15 +310,77 @@ def weighted_sum_backward(
 ) -> None:
     """Gradients of `weighted_sum`: `to_weight` [E, H] is written, `to_values` [M, H, K] added to."""
     heads, width = values.shape[1], values.shape[2]
+    slopes, to_rows = gradient.reshape(len(gradient), heads * width), to_values.reshape(len(values), heads * width)
+    by_head = np.ascontiguousarray(weight.T)
+    for h in range(heads):
+        add_columns(indptr, source, by_head[h], slopes, to_rows, h * width, (h + 1) * width)
     for i in range(len(indptr) - 1):
         for e in range(indptr[i], indptr[i + 1]):
             j = source[e]
             for h in range(heads):
-                w, dot = weight[e, h], values.dtype.type(0)
+                dot = values.dtype.type(0)
                 for k in range(width):
                     dot += gradient[i, h, k] * values[j, h, k]
-                    to_values[j, h, k] += w * gradient[i, h, k]
                 to_weight[e, h] = dot
+
+
+@jit
+def add_at(index: Integers, rows: Floats, out: Floats) -> None:
+    """`out[index[e]] += rows[e]` for rows [E, K] in their order, into out [N, K]."""
+    for e in range(len(index)):
+        for k in range(rows.shape[1]):
+            out[index[e], k] += rows[e, k]
+
+
+@jit
+def leaky(values: Floats, slope: Real, out: Floats) -> None:
+    """`values`, those below 0 times `slope`; flat arrays."""
+    for k in range(len(values)):
+        out[k] = values[k] if values[k] >= 0 else values[k] * slope
+
+
+@jit
+def leaky_backward(values: Floats, slope: Real, gradient: Floats, out: Floats) -> None:
+    """The gradient of `leaky`: 1 at 0."""
+    for k in range(len(values)):
+        out[k] = gradient[k] if values[k] >= 0 else gradient[k] * slope
+
+
+@jit
+def below_target_largest(indptr: Integers, score: Floats, out: Floats) -> None:
+    """`score` minus the largest over the edges of its target, [E, H]."""
+    largest = np.empty(score.shape[1], score.dtype)
+    for i in range(len(indptr) - 1):
+        largest[:] = -np.inf
+        for e in range(indptr[i], indptr[i + 1]):
+            for h in range(score.shape[1]):
+                largest[h] = max(largest[h], score[e, h])
+        for e in range(indptr[i], indptr[i + 1]):
+            for h in range(score.shape[1]):
+                out[e, h] = score[e, h] - largest[h]
+
+
+@jit
+def real_numerators(indptr: Integers, power: Floats, peak: Real, out: Floats, denominator: Floats) -> None:
+    """`peak * power` [E, H], and its sums [N, H] over the edges of a target."""
+    for i in range(len(indptr) - 1):
+        denominator[i] = 0
+        for e in range(indptr[i], indptr[i + 1]):
+            for h in range(power.shape[1]):
+                out[e, h] = peak * power[e, h]
+                denominator[i, h] += out[e, h]
+
+
+@jit
+def real_numerators_backward(
+    indptr: Integers, power: Floats, peak: Real, to_numerator: Floats, to_denominator: Floats, to_score: Floats
+) -> None:
+    """Gradient of `peak * 2^(score - largest)` and its sums, the largest held fixed; `to_score` [E, H] is written."""
+    rise = power.dtype.type(np.log(2.0))
+    for i in range(len(indptr) - 1):
+        for e in range(indptr[i], indptr[i + 1]):
+            for h in range(power.shape[1]):
+                to_score[e, h] = (to_numerator[e, h] + to_denominator[i, h]) * peak * power[e, h] * rise
 
 
 @jit

@@ -294,6 +294,75 @@ def softmax_numerators(score: Tensor, edges: Edges, fraction: int, table: Array)
     return result
 
 
+class _RealSoftmax(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, score: Tensor, edges: Edges, peak: float) -> tuple[Tensor, Tensor]:  # noqa: ANN401
+        ctx.indptr, values = edges.indptr.numpy(), as_array(score)
+        ctx.peak, below = values.dtype.type(peak), np.empty_like(values)
+        kernels.below_target_largest(ctx.indptr, values, below)
+        power = torch.from_numpy(below).exp2_()  # torch's is vectorised, a compiled kernel's is not
+        ctx.save_for_backward(power)
+        numerator, denominator = np.empty_like(values), np.empty((len(ctx.indptr) - 1, values.shape[1]), values.dtype)
+        kernels.real_numerators(ctx.indptr, power.numpy(), ctx.peak, numerator, denominator)
+        return torch.from_numpy(numerator), torch.from_numpy(denominator)
+
+    @staticmethod
+    def backward(ctx: Any, to_numerator: Tensor, to_denominator: Tensor) -> tuple[Tensor, None, None]:  # noqa: ANN401
+        (power,) = _saved(ctx)
+        to_score, gradients = np.empty_like(power), (as_array(to_numerator), as_array(to_denominator))
+        kernels.real_numerators_backward(ctx.indptr, power, ctx.peak, *gradients, to_score)
+        return torch.from_numpy(to_score), None, None
+
+
+def real_softmax_numerators(score: Tensor, edges: Edges, peak: float) -> tuple[Tensor, Tensor]:
+    """As `softmax_numerators`, but `peak * 2^(score - largest)` of real scores [E', H], not rounded."""
+    result: tuple[Tensor, Tensor] = _RealSoftmax.apply(score, edges, peak)  # type: ignore[no-untyped-call]
+    return result
+
+
+class _RowsAt(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, index: Tensor) -> Tensor:  # noqa: ANN401
+        ctx.index, ctx.shape = index, value.shape
+        return value.index_select(0, index)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # noqa: ANN401
+        rows = as_array(gradient).reshape(len(gradient), -1)
+        result = np.zeros((ctx.shape[0], rows.shape[1]), rows.dtype)
+        kernels.add_at(ctx.index.numpy(), rows, result)
+        return torch.from_numpy(result.reshape(ctx.shape)), None
+
+
+def rows_at(value: Tensor, index: Tensor) -> Tensor:
+    """The rows of `value` [N, ...] at `index` [E] int64; torch takes four times as long for the gradient."""
+    result: Tensor = _RowsAt.apply(value, index)  # type: ignore[no-untyped-call]
+    return result
+
+
+class _Leaky(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, slope: float) -> Tensor:  # noqa: ANN401
+        ctx.save_for_backward(value)
+        values = as_array(value)
+        ctx.slope, result = values.dtype.type(slope), np.empty_like(values)
+        kernels.leaky(values.reshape(-1), ctx.slope, result.reshape(-1))
+        return torch.from_numpy(result)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # noqa: ANN401
+        (values,) = _saved(ctx)
+        result = np.empty_like(values)
+        kernels.leaky_backward(values.reshape(-1), ctx.slope, as_array(gradient).reshape(-1), result.reshape(-1))
+        return torch.from_numpy(result), None
+
+
+def leaky(value: Tensor, slope: float) -> Tensor:
+    """`value` (any shape), entries below 0 times `slope`."""
+    result: Tensor = _Leaky.apply(value, slope)  # type: ignore[no-untyped-call]
+    return result
+
+
 @dataclass(frozen=True)
 class Targets:
     """What logits are compared with.

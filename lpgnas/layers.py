@@ -19,7 +19,15 @@ from lpgnas.attentions.score import EdgeScore, FloatArray, ScoreTable, fraction_
 from lpgnas.components import Component
 from lpgnas.dropout import Dropout
 from lpgnas.errors import LoweringError
-from lpgnas.fused_ops import Edges, aggregate, clamp_rows, look_up, round_rows, softmax_numerators
+from lpgnas.fused_ops import (
+    Edges,
+    aggregate,
+    clamp_rows,
+    look_up,
+    real_softmax_numerators,
+    round_rows,
+    softmax_numerators,
+)
 from lpgnas.graph_tensors import GraphTensors, Neighbourhood, Product
 from lpgnas.input_words import check_words
 from lpgnas.integer_program import MAX_PROBABILITY, MAX_SCORE_FRACTION, RECIPROCAL_BITS, softmax_table
@@ -295,11 +303,7 @@ class QuantizedLayer(nn.Module):
         if self._choice(Component.SCORE) != FLOAT32:
             fraction = self._fraction("score")
             return softmax_numerators(score, edges, fraction, softmax_table(fraction))
-        index = edges.target[:, None].expand_as(score)
-        none = score.new_zeros(len(edges.indptr) - 1, score.shape[1])
-        largest = none.scatter_reduce(0, index, score.detach(), "amax", include_self=False)
-        ideal = MAX_PROBABILITY * torch.exp2(score - largest.index_select(0, edges.target))
-        return ideal, none.index_add(0, edges.target, ideal)
+        return real_softmax_numerators(score, edges, MAX_PROBABILITY)
 
     def _reciprocal(self, denominator: Tensor) -> Tensor:
         """1 / P as the integer reciprocal gives it; 0 for P = 0."""

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import torch
 from torch import Tensor
 
 from lpgnas.attentions.score import Side
+from lpgnas.fused_ops import leaky, rows_at
 from lpgnas.operators import LEAKY_SLOPE
 
 
@@ -38,11 +38,11 @@ class TorchScores:
         """[E', heads]."""
         if weight not in self._products:
             self._products[weight] = (self._messages * self._weight(weight)).sum(dim=2)
-        return self._products[weight].index_select(0, self._rows[at])
+        return rows_at(self._products[weight], self._rows[at])
 
     def message(self, at: Side) -> Tensor:
         """[E', heads, w]."""
-        return self._messages.index_select(0, self._rows[at])
+        return rows_at(self._messages, self._rows[at])
 
     def weight(self, name: str) -> Tensor:
         """[heads, w]."""
@@ -58,7 +58,7 @@ class TorchScores:
 
     def leaky(self, value: Tensor) -> Tensor:
         """Slope 1/4 below 0; real values keep their scale."""
-        return torch.where(value >= 0, value, value * LEAKY_SLOPE)
+        return leaky(value, LEAKY_SLOPE)
 
     def look_up(self, value: Tensor) -> Tensor:
         """The table's function."""

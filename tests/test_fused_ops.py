@@ -15,10 +15,13 @@ from lpgnas.fused_ops import (
     aggregate,
     clamp_rows,
     drop,
+    leaky,
     look_up,
     mixed_cross_entropy,
     random_bytes,
+    real_softmax_numerators,
     round_rows,
+    rows_at,
     softmax_numerators,
 )
 from lpgnas.number_formats import Rounding
@@ -107,8 +110,9 @@ def test_look_up_takes_value_and_slope_from_tables() -> None:
 @pytest.mark.parametrize(("nodes", "count"), [(6, 14), (1, 0), (1, 3), (5, 0)])
 @pytest.mark.parametrize("largest", [False, True])
 @pytest.mark.parametrize("weighted", [False, True])
-def test_aggregation(nodes: int, count: int, largest: bool, weighted: bool) -> None:
-    edges, value = edges_of(nodes, count), randn(nodes, 2, 3)
+@pytest.mark.parametrize("width", [3, 26])
+def test_aggregation(nodes: int, count: int, largest: bool, weighted: bool, width: int) -> None:
+    edges, value = edges_of(nodes, count), randn(nodes, 2, width)
     weight = randn(count, 2, seed=3)
     fused = aggregate(edges, value, weight=weight if weighted else None, largest=largest)
     messages = value[edges.source] * (weight[:, :, None] if weighted else 1.0)
@@ -155,6 +159,32 @@ def test_softmax_numerators(nodes: int, count: int) -> None:
         ideal = 127 * torch.exp2(-below) * inside
         expected = torch.autograd.grad((ideal * (weights[edges.target] + 1.0)).sum(), score)[0]
         torch.testing.assert_close(made, expected)
+
+
+@pytest.mark.parametrize(("nodes", "count"), [(6, 14), (1, 0), (1, 3)])
+def test_real_softmax_numerators(nodes: int, count: int) -> None:
+    edges, score = edges_of(nodes, count), randn(count, 3)
+    index = edges.target[:, None].expand_as(score)
+    none = score.new_zeros(nodes, 3)
+    largest = none.scatter_reduce(0, index, score.detach(), "amax", include_self=False)
+    ideal = 127.0 * torch.exp2(score - largest[edges.target])
+    plain = torch.cat([ideal, none.index_add(0, edges.target, ideal)])
+    check_gradients(torch.cat(real_softmax_numerators(score, edges, 127.0)), plain, [score])
+
+
+@pytest.mark.parametrize("shape", [(5, 2), (5, 2, 3), (1, 1)])
+def test_rows_at(shape: tuple[int, ...]) -> None:
+    value = randn(*shape)
+    index = torch.from_numpy(np.random.default_rng(1).integers(0, shape[0], 12))
+    check_gradients(rows_at(value, index), value[index], [value])
+
+
+def test_leaky_has_the_slope_of_what_is_positive_at_zero() -> None:
+    value = torch.tensor([[-2.0, 0.0], [3.0, -0.5]], dtype=torch.float64, requires_grad=True)
+    made = leaky(value, 0.25)
+    assert made.tolist() == [[-0.5, 0.0], [3.0, -0.125]]
+    (made * torch.tensor([[1.0, 2.0], [3.0, 4.0]])).sum().backward()  # type: ignore[no-untyped-call]
+    assert value.grad is not None and value.grad.tolist() == [[0.25, 2.0], [3.0, 1.0]]
 
 
 def test_dropout_scales_what_it_keeps() -> None:
