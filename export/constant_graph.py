@@ -66,12 +66,14 @@ class Term:
         weight: codes [out, columns of the source], int64.
         array: the weight in the program, for its format; an index may have taken columns out of it.
         align: left shift, >= 0.
+        bound: most of |source @ weight.T|, before the shift.
     """
 
     source: str
     weight: IntArray
     array: Array
     align: int
+    bound: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -337,7 +339,7 @@ class _Maker:
     def transform(self, operation: Transform) -> TransformStep:
         terms = tuple(self._term(part) for part in self.program.parts(operation))
         factor = rsqrt15(self.degree(self_loops=operation.self_loops)) if operation.degree_factor else None
-        sums = sum(self._part_bound(part) << part.align for part in self.program.parts(operation))
+        sums = sum(term.bound << term.align for term in terms)
         largest = 1 if factor is None else int(factor.max())
         return TransformStep(
             self.program.tensor(operation.output), terms, factor, operation.shift, sums, sums * largest, operation
@@ -346,7 +348,7 @@ class _Maker:
     def _term(self, part: Part) -> Term:
         raw = part.source.name == INPUT_NAME
         weight = part.spread()[:, self.columns] if raw else part.weight.values
-        return Term(part.source.name, weight.astype(np.int64), part.weight, part.align)
+        return Term(part.source.name, weight.astype(np.int64), part.weight, part.align, self._part_bound(part))
 
     def _part_bound(self, part: Part) -> int:
         """Most of |sum of products|, a row factor in it; of normalised rows as `lpgnas.proofs` has it."""
