@@ -257,8 +257,9 @@ def _conv(made: _Graph, value: Value, source: Value, weight: tuple[str, str]) ->
 
 def _scaled(made: _Graph, name: str, value: Value, factor: IntArray) -> Value:
     """Rows times the coefficients of their nodes."""
-    if (factor == 1 << COEFFICIENT_BITS).all():
-        return value  # hls4ml leaves out what it sees to do nothing
+    # hls4ml leaves out a product with ones, and breaks on zeros alone: then there is no edge, and sums are 0 without it
+    if (factor == 1 << COEFFICIENT_BITS).all() or not factor.any():
+        return value
     stored = made.stored(f"{name}_factor", np.ldexp(factor.astype(np.float64), -COEFFICIENT_BITS)[:, None])
     largest = int(factor.max())
     scaled = Value(name, value.shape, value.bound * largest, value.places + COEFFICIENT_BITS)

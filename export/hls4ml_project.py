@@ -11,13 +11,15 @@ import io
 import json
 import shutil
 import tempfile
+import threading
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from lpgnas.errors import ExportError
 from lpgnas.export.constant_graph import ConstantProgram, IntArray
@@ -27,6 +29,7 @@ from lpgnas.export.hls4ml_graph import Hls4mlFile
 COMPILER, PROJECT, BACKEND = "g++", "lpgnas", "Vivado"
 OPTIMIZATION = "-O0"
 """Of the emulation: almost all of its time goes into building it."""
+_STACK_BYTES = 1 << 29
 _Model = Any
 """hls4ml's `ModelGraph`; the package has no types."""
 
@@ -51,13 +54,28 @@ class Emulation:
         """
         constant = self._constant
         x = np.ldexp(codes.astype(np.float64), -constant.input.fraction)
-        with _silent():
-            values = np.asarray(self._model.predict(np.ascontiguousarray(x)), dtype=np.float64)
+        values = _on_a_large_stack(lambda: self._model.predict(np.ascontiguousarray(x)))
         scaled = np.ldexp(values, constant.program.logits.fraction)
         made: IntArray = scaled.astype(np.int64)
         if not np.array_equal(made, scaled):
             raise ExportError("hls4ml's emulation gave values between the codes of the logits")
         return made.reshape(len(codes), constant.num_nodes, constant.program.num_classes)
+
+
+def _on_a_large_stack(run: Callable[[], npt.ArrayLike]) -> npt.NDArray[np.float64]:
+    """Values of the emulation, which keeps every layer's results on the stack, in a thread with a stack for them."""
+    made: list[npt.NDArray[np.float64]] = []
+    before = threading.stack_size(_STACK_BYTES)
+    try:
+        with _silent():
+            thread = threading.Thread(target=lambda: made.append(np.asarray(run(), dtype=np.float64)))
+            thread.start()
+            thread.join()
+    finally:
+        threading.stack_size(before)
+    if not made:
+        raise ExportError("hls4ml's emulation broke")
+    return made[0]
 
 
 @contextlib.contextmanager
