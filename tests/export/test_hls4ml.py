@@ -32,11 +32,13 @@ from lpgnas.export.hls4ml_project import check_types, emulation, missing_tools, 
 from lpgnas.export.targets import TARGETS
 from lpgnas.graph import Graph
 from lpgnas.integer_program import IntegerProgram, Lookup
+from lpgnas.kernels.csr import CsrGraph
 from lpgnas.lowering import lower
 from lpgnas.number_formats import FormatChoice, Rounding
 from lpgnas.program_file import to_bytes
 from lpgnas.results import read_record
 from lpgnas.spec import LayerSpec, ModelSpec
+from lpgnas.support import probes, refusal, small_graph
 
 CASES = 30
 needs_hls4ml = pytest.mark.skipif(bool(missing_tools()), reason=f"it needs {missing_tools()}")
@@ -161,6 +163,19 @@ def test_weights_edges_and_metadata_are_those_of_the_program() -> None:
     facts = {entry.key: entry.value for entry in model.metadata_props}
     assert (facts["num_nodes"], facts["num_edges"], facts["dialect"]) == ("12", "40", "hls4ml")
     assert json.loads(facts["input"]) == {"bits": 4, "columns": FEATURES, "fraction": 2, "signed": False}
+
+
+def test_exact_cells_of_the_support_matrix_are_exact() -> None:
+    exact = 0
+    for probe in probes():
+        if refusal(probe.program, "hls4ml"):
+            continue
+        graph = small_graph(probe.program)
+        made = export_hls4ml(probe.program, CsrGraph.from_edges(graph.edge_index, graph.num_nodes, self_loops=False))
+        codes = run_constant_graph(made.model, made.constant, made.constant.input_codes(graph.x))
+        np.testing.assert_array_equal(codes, naive.run(probe.program, graph.x, graph.edge_index))
+        exact += 1
+    assert exact > 25
 
 
 # --- hls4ml ---
