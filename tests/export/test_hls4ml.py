@@ -7,6 +7,7 @@ import re
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import naive
 import numpy as np
@@ -403,3 +404,21 @@ def test_a_run_verifies_the_emulation(gcn_run: Path, tmp_path: Path) -> None:
     emulated = made["hls4ml's C++ emulation"]
     assert (emulated["mismatches"], emulated["note"], emulated["failed"]) == (0, "", False)
     assert emulated["compared"] > 0
+
+
+@pytest.mark.slow
+@needs_hls4ml
+@pytest.mark.filterwarnings("ignore")  # hls4ml's own
+def test_the_page_s_code_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program, graph = gcn_program("fixed4", 1), graph_file(tmp_path, FEATURES)
+    (tmp_path / "program.npz").write_bytes(to_bytes(program))
+    command = ("export", tmp_path / "program.npz", "--target", "hls4ml", "--out", tmp_path, "--graph", graph)
+    assert runs.lpgnas(*command).code == 0
+    monkeypatch.chdir(tmp_path)
+    page = (runs.ROOT / "docs/targets/hls4ml.md").read_text()
+    names: dict[str, Any] = {}
+    for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
+        exec(block, names)
+    with np.load(graph) as arrays:
+        wanted = naive.run(program, arrays["x"], arrays["edge_index"])
+    np.testing.assert_array_equal(np.ldexp(names["logits"], program.logits.fraction), wanted)
