@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lpgnas.errors import DegreeError, ExportError, LpgnasError
+from lpgnas.export.constant_graph import ConstantProgram, IntArray
 from lpgnas.graph import check_edges
 
 Features = npt.NDArray[np.float32]
@@ -60,6 +61,35 @@ def run_onnxruntime(
     except Exception as error:
         raise _named("onnxruntime", content, x, edge_index, error) from error
     return logits
+
+
+def run_constant_graph(content: bytes, constant: ConstantProgram, codes: IntArray) -> IntArray:
+    """Codes of the logits [N, C] int64 of a file with its graph compiled in, in onnxruntime on the CPU.
+
+    Args:
+        content: an ONNX file with the input `x` [1, N, columns] float64 and the output `logits` [1, N, C].
+        constant: the program on its graph.
+        codes: of the input [N, columns] int64, as `ConstantProgram.input_codes` makes them.
+
+    Raises:
+        ExportError: the runtime refuses the file, or gives values that are no codes.
+    """
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = _SILENT
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    x = np.ldexp(codes.astype(np.float64), -constant.input.fraction)[None]
+    try:
+        session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        logits = session.run(None, {"x": x})[0][0]
+    except Exception as error:
+        raise ExportError(f"onnxruntime refused the file: {error}") from error
+    scaled = np.ldexp(logits, constant.program.logits.fraction)
+    made: IntArray = scaled.astype(np.int64)
+    if not np.array_equal(made, scaled):
+        raise ExportError("the file gave values between the codes of the logits")
+    return made
 
 
 def run_onnx_reference(content: bytes, x: Features, edge_index: Edges) -> Logits:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from lpgnas.errors import ExportError
 from lpgnas.export.targets import TARGETS, default_targets
+from lpgnas.graph import Graph
 from lpgnas.integer_program import IntegerProgram
 
 
@@ -23,23 +24,28 @@ class ExportedFiles:
     refused: dict[str, str] = field(default_factory=dict)
 
 
-def export_files(program: IntegerProgram, targets: Iterable[str] = ()) -> ExportedFiles:
+def export_files(program: IntegerProgram, targets: Iterable[str] = (), graph: Graph | None = None) -> ExportedFiles:
     """Export `program`.
 
     Args:
         program: what to export.
         targets: names of `lpgnas.export.targets.TARGETS`; each has to hold the program. None for the default ones,
             where they can.
+        graph: the graph that is compiled in, for the targets that do so; others do not read it.
 
     Raises:
-        ExportError: a target that was named cannot hold the program exactly.
+        ExportError: a target that was named cannot hold the program exactly, or needs a graph.
+        DegreeError: the graph has a node beyond `max_degree`.
         UnknownName: there is no such target, or it has no emitter for an operation of the program.
     """
     named = tuple(dict.fromkeys(targets))
     made = ExportedFiles()
     for target in [TARGETS.get(name) for name in named or default_targets()]:
         try:
-            made.files.update(target.export(program))
+            if target.on_graph is not None and graph is not None:
+                made.files.update(target.on_graph(program, graph))
+            else:
+                made.files.update(target.export(program))
         except ExportError as error:
             if named:
                 raise ExportError(f"target {target.name}: {error}") from error

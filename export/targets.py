@@ -9,8 +9,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from lpgnas.export import c_steps, onnx_int, onnx_qdq, qonnx
+from lpgnas.errors import ExportError
+from lpgnas.export import c_steps, hls4ml_files, hls4ml_graph, onnx_int, onnx_qdq, qonnx
 from lpgnas.export.c_code import HEADER, SOURCE, CSource, export_c
+from lpgnas.graph import Graph
 from lpgnas.integer_program import IntegerProgram
 from lpgnas.registry import Registry
 
@@ -26,6 +28,8 @@ class Target:
             hold exactly is refused with `ExportError`.
         emitters: has an entry for every kind of operation that the target can hold.
         by_default: whether it is exported where no target is named.
+        on_graph: for a target that compiles a graph in: the contents of the files for a program and its graph. Such a
+            target's `export` refuses every program, and says how to give a graph.
     """
 
     name: str
@@ -33,6 +37,7 @@ class Target:
     export: Callable[[IntegerProgram], Mapping[str, bytes]]
     emitters: Registry[Callable[..., Any]]
     by_default: bool = True
+    on_graph: Callable[[IntegerProgram, Graph], Mapping[str, bytes]] | None = None
 
 
 ONNX_INT, ONNX_QDQ, QONNX = "model.int.onnx", "model.qdq.onnx", "model.qonnx.onnx"
@@ -64,6 +69,33 @@ def c_source(files: Mapping[str, bytes]) -> CSource | None:
 
 
 TARGETS.add(C, Target(C, (C_HEADER, C_SOURCE), lambda program: c_files(export_c(program)), c_steps.EMITTERS))
+
+
+def _without_graph(name: str) -> Callable[[IntegerProgram], Mapping[str, bytes]]:
+    def export(program: IntegerProgram) -> Mapping[str, bytes]:
+        raise ExportError(
+            f"{name} files have their graph compiled in; give a small one (--graph GRAPH.npz), or the neighbourhood of "
+            f"a node (--node N)"
+        )
+
+    return export
+
+
+def _on_graph(
+    name: str,
+    files: tuple[str, ...],
+    export: Callable[[IntegerProgram, Graph], Mapping[str, bytes]],
+    emitters: Registry[Callable[..., Any]],
+) -> None:
+    """Add a target that compiles a graph in."""
+    TARGETS.add(name, Target(name, files, _without_graph(name), emitters, by_default=False, on_graph=export))
+
+
+HLS4ML = "hls4ml"
+"""Target and folder."""
+_on_graph(
+    HLS4ML, tuple(f"{HLS4ML}/{file}" for file in hls4ml_files.FILES), hls4ml_files.export_files, hls4ml_graph.EMITTERS
+)
 
 
 def default_targets() -> tuple[str, ...]:

@@ -73,19 +73,20 @@ class RunResult:
         """Lower it to integers: `program.npz`, `costs.csv`."""
         return self._through("lower")
 
-    def export(self, *targets: str) -> RunResult:
+    def export(self, *targets: str, graph: Graph | None = None) -> RunResult:
         """Write the exported files.
 
         Args:
             *targets: such as "onnx-int", "onnx-qdq", "qonnx", "c"; none for all default ones that can hold the program.
                 Files of other targets stay.
+            graph: a small graph, for targets that compile one in ("hls4ml").
 
         Raises:
             ExportError: a target that was named cannot hold the program exactly.
             UnknownName: there is no such target.
         """
         self._through("lower")
-        self._run.run_stage("export", targets)
+        self._run.run_stage("export", targets, graph)
         return self
 
     def verify(self, *, fixed_point: bool = False) -> RunResult:

@@ -19,6 +19,7 @@ from lpgnas.errors import CheckFailed, ConfigError, LpgnasError
 from lpgnas.results import read_text, write_atomic
 
 if TYPE_CHECKING:
+    from lpgnas.graph import Graph
     from lpgnas.integer_program import IntegerProgram
     from lpgnas.pipeline import Run
 
@@ -141,10 +142,15 @@ def _add_stages(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
             )
     export = _command(commands, "export", "write ONNX files and C code of a run folder or a program.npz", _export)
     export.add_argument("run", type=Path, help="a run folder, or a program.npz (needs no torch)")
-    export.add_argument("--target", nargs="+", default=(), help="onnx-int, onnx-qdq, qonnx, c; default: all that can")
+    export.add_argument(
+        "--target", nargs="+", default=(), help="onnx-int, onnx-qdq, qonnx, c, hls4ml; default: the first four that can"
+    )
     export.add_argument("--out", type=Path, help="where the files of a program.npz go")
     export.add_argument("--max-nodes", type=int, help="C code of a program.npz: the largest graph, for a fixed arena")
-    export.add_argument("--graph", help="C code of a program.npz: compile this graph in (a name or an .npz)")
+    export.add_argument("--graph", help="compile this graph in (a name or an .npz): hls4ml, and C of a program.npz")
+    export.add_argument("--node", type=int, help="compile the neighbourhood of this node in (of --graph, or the run's)")
+    export.add_argument("--fan-out", type=int, help="of a neighbourhood: most incoming edges of a node that are kept")
+    export.add_argument("--nodes", type=int, help="of a neighbourhood: rows that it is padded to")
 
 
 def _add_files(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -318,21 +324,30 @@ def _verify(options: argparse.Namespace) -> None:
 
 
 def _export(options: argparse.Namespace) -> None:
-    of_code = options.max_nodes is not None or options.graph is not None
+    from lpgnas.export.targets import TARGETS, c_source, default_targets
+
+    on_graph = bool(options.target) and all(TARGETS.get(name).on_graph is not None for name in options.target)
+    of_code = not on_graph and (options.max_nodes is not None or options.graph is not None)
     if of_code and (list(options.target) != ["c"] or options.run.is_dir()):
-        raise ConfigError("--max-nodes and --graph go with --target c and a program.npz (a run folder holds one)")
-    from lpgnas.export.targets import c_source, default_targets
+        raise ConfigError(
+            "--max-nodes and --graph go with --target c and a program.npz (a run folder holds one), --graph also with "
+            "targets that compile a graph in (hls4ml)"
+        )
+    if not on_graph and any(one is not None for one in (options.node, options.fan_out, options.nodes)):
+        raise ConfigError("--node, --fan-out and --nodes go with targets that compile a graph in (hls4ml)")
 
     if options.run.is_dir():
         if options.out is not None:
             raise ConfigError("--out goes with a program.npz; a run folder keeps its own files")
         run = _open(options, options.run)
-        run.run_stage("export", options.target)
+        run.run_stage("export", options.target, _compiled_in(options, run) if on_graph else None)
         told = run.record()["stages"]["export"]
         asked = options.target or default_targets()
         _tell_refused({name: reason for name, reason in told["refused"].items() if name in asked})
         _tell_unchecked(told["c_unchecked"] if "c" in asked else "")
+        _tell_unchecked(told.get("compiled_in_unchecked", ""), "not checked:")
         return
+    from lpgnas.constant_forms import check_compiled, write_projects
     from lpgnas.export.files import export_files
     from lpgnas.program_file import load_program
     from lpgnas.verification import check_c_code
@@ -343,12 +358,30 @@ def _export(options: argparse.Namespace) -> None:
     if of_code:
         _export_c(options, program)
         return
-    made = export_files(program, options.target)
+    made = export_files(program, options.target, _compiled_in(options, program) if on_graph else None)
+    _tell_unchecked(check_compiled(program, made.files), "not checked:")
     if (code := c_source(made.files)) is not None:
         _tell_unchecked(check_c_code(program, code))
     for name, content in made.files.items():
         write_atomic(options.out / name, content)
+    write_projects(options.out, made.files)
     _tell_refused(made.refused)
+
+
+def _compiled_in(options: argparse.Namespace, made: Run | IntegerProgram) -> Graph | None:
+    """The graph that an export compiles in: a named one, a run's own, or the neighbourhood of a node of either."""
+    from lpgnas.constant_forms import GraphChoice
+    from lpgnas.datasets import load_dataset
+    from lpgnas.integer_program import IntegerProgram
+
+    choice = GraphChoice(options.node, options.fan_out, options.nodes)
+    if options.graph is not None:
+        graph = load_dataset(options.graph, options.data_root, require_labels=False)
+    elif isinstance(made, IntegerProgram) or options.node is None:
+        return None  # the export says what is missing
+    else:
+        graph = made.prepared.graph
+    return choice.of(graph, made if isinstance(made, IntegerProgram) else made.program())
 
 
 def _tell_refused(refused: Mapping[str, str]) -> None:
@@ -374,9 +407,9 @@ def _export_c(options: argparse.Namespace, program: IntegerProgram) -> None:
         write_atomic(options.out / name, content)
 
 
-def _tell_unchecked(reason: str) -> None:
+def _tell_unchecked(reason: str, what: str = "C code not checked:") -> None:
     if reason:
-        sys.stderr.write(f"C code not checked: {reason}\n")
+        sys.stderr.write(f"{what} {reason}\n")
 
 
 def _predict(options: argparse.Namespace) -> None:

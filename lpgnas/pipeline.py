@@ -20,6 +20,7 @@ from torch import Tensor
 from lpgnas import __version__
 from lpgnas.budget import QUANTITIES, Budget
 from lpgnas.config import RunConfig
+from lpgnas.constant_forms import check_compiled, compare_compiled, write_projects
 from lpgnas.cost_models.latency import LatencyTable
 from lpgnas.cost_models.program_cost import program_cost
 from lpgnas.cost_models.spec_cost import spec_cost
@@ -230,8 +231,8 @@ class Run:
             if not self.is_done(stage):
                 self.run_stage(stage)
 
-    def run_stage(self, stage: str, targets: Sequence[str] = ()) -> None:
-        """One stage, whether or not it was done before; `targets` are those of an export.
+    def run_stage(self, stage: str, targets: Sequence[str] = (), graph: Graph | None = None) -> None:
+        """One stage, whether or not it was done before; `targets` and `graph` are those of an export.
 
         Raises:
             RunFolderError: a stage before it is missing.
@@ -248,7 +249,7 @@ class Run:
             "search": self.search,
             "train": self.train,
             "lower": self.lower,
-            "export": lambda: self.export(targets),
+            "export": lambda: self.export(targets, graph),
             "verify": self.verify,
             "evaluate": self.evaluate,
         }
@@ -558,21 +559,26 @@ class Run:
         """The lowered program."""
         return load_program(self.folder / PROGRAM)
 
-    def export(self, targets: Sequence[str] = ()) -> None:
+    def export(self, targets: Sequence[str] = (), graph: Graph | None = None) -> None:
         """Write the files of `targets`, or of the default ones where they can be exact; those of others stay.
+
+        Args:
+            targets: by name.
+            graph: what the targets that compile a graph in do so with.
 
         Raises:
             ExportError: a target that was named cannot hold the program exactly; nothing is written.
             UnknownName: there is no such target.
-            CheckFailed: the C code differs from the kernels.
+            CheckFailed: the C code, or a form with its graph compiled in, differs from the kernels.
         """
         started, program = time.monotonic(), self.program()
-        made = export_files(program, targets)
+        made = export_files(program, targets, graph)
         before = self.record()["stages"].get("export", {"files": {}})
         others = [name for name in TARGETS if name not in (targets or default_targets())]
         code, unchecked = c_source(made.files), before.get("c_unchecked", "") if C in others else ""
         if code is not None:
             unchecked = check_c_code(program, code)
+        compiled_in = check_compiled(program, made.files)
         files: dict[str, str] = {}
         for target in others:  # kept whole or not at all
             kept = {name: before["files"].get(name, "") for name in TARGETS.get(target).files}
@@ -584,7 +590,9 @@ class Run:
             if name not in files:  # of another program, or of a target that refuses this one
                 (self.folder / name).unlink(missing_ok=True)
         refused = {name: reason for name, reason in before.get("refused", {}).items() if name in others}
-        self._finish("export", files, started, refused=refused | made.refused, c_unchecked=unchecked)
+        write_projects(self.folder, made.files)
+        told = {} if not compiled_in else {"compiled_in_unchecked": compiled_in}
+        self._finish("export", files, started, refused=refused | made.refused, c_unchecked=unchecked, **told)
 
     def _holds(self, name: str, digest: str) -> bool:
         """Whether a file of the folder has these contents."""
@@ -608,9 +616,7 @@ class Run:
         failed = [result for result in results if result.failed]
         self._finish("verify", {}, started, passed=not failed, comparisons=[asdict(result) for result in results])
         if failed:
-            lines = [
-                f"{r.form} on {r.graph}: {r.note or f'{r.mismatches} of {r.compared} codes differ'}" for r in failed
-            ]
+            lines = [result.told for result in failed]
             raise CheckFailed(f"{self.folder}: {len(failed)} comparisons failed:\n  " + "\n  ".join(lines))
 
     def check_hashes(self) -> None:
@@ -654,7 +660,7 @@ class Run:
             results = verify_forms(program, forms, graphs, lambda name: progress.advance(1, name))
         if source is not None and compiler is None:
             results.append(Comparison(C_FORM, graphs[0].name, 0, 0, f"not run: {NO_COMPILER}"))
-        return results
+        return results + compare_compiled(program, exported)
 
     def check_fixed_point(self) -> FixedPointReport:
         """Count what the program reaches on the run's graph, and write it into `fixed_point.json`.

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from lpgnas.components import WEIGHTS, Component
 from lpgnas.errors import LpgnasError
 from lpgnas.export.targets import TARGETS
+from lpgnas.graph import Graph
 from lpgnas.integer_program import IntegerProgram
 from lpgnas.lowering import LayerCodes, Quantized, lower
 from lpgnas.number_formats import FormatChoice, Rounding
@@ -155,12 +156,24 @@ def _weight(rng: np.random.Generator, choice: FormatChoice, shape: tuple[int, in
 
 
 def refusal(program: IntegerProgram, target: str) -> str:
-    """Why a target cannot hold a program, or empty if it can."""
+    """Why a target cannot hold a program, or empty if it can; `small_graph` is compiled in where one has to be."""
+    entry = TARGETS.get(target)
     try:
-        TARGETS.get(target).export(program)
+        if entry.on_graph is None:
+            entry.export(program)
+        else:
+            entry.on_graph(program, small_graph(program))
     except LpgnasError as error:
         return f"{type(error).__name__}: {error}"
     return ""
+
+
+def small_graph(program: IntegerProgram) -> Graph:
+    """A constant graph for the probes: a multigraph with a loop, a double edge and a node without edges."""
+    rng = np.random.default_rng(1)
+    edges = np.array([[0, 1, 1, 2, 3, 4, 4, 5], [1, 0, 2, 2, 1, 5, 5, 4]], dtype=np.int64)
+    x = rng.normal(size=(7, program.num_features)).astype(np.float32)
+    return Graph("small", x, edges)
 
 
 def support_page(rows: Iterable[Probe]) -> str:
@@ -171,7 +184,7 @@ def support_page(rows: Iterable[Probe]) -> str:
         "",
         "Written by `python -m lpgnas.support > docs/targets/support.md`: every cell is an export of a small program",
         "that has the operator. `exact`: the file gives the codes of the kernels, on every node and class;",
-        "a number: refused by name, as said below.",
+        "a number: refused by name, as said below. `hls4ml` compiles one graph in: here 7 nodes.",
         "",
         f"| | | {' | '.join(targets)} |",
         f"|---|---|{'---|' * len(targets)}",

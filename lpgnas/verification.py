@@ -54,6 +54,11 @@ class Comparison:
     note: str = ""
     failed: bool = False
 
+    @property
+    def told(self) -> str:
+        """A failure in words."""
+        return f"{self.form} on {self.graph}: {self.note or f'{self.mismatches} of {self.compared} codes differ'}"
+
 
 def unseen_graphs(graph: Graph, max_degree: int, seed: int = 0) -> list[Graph]:
     """Small graphs that no model was trained on, with rows of `graph` as features: the shapes that break executors."""
