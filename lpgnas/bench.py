@@ -1,9 +1,9 @@
 """Latency of a run's integer program beside the same model in other runtimes: `bench.json` and `bench.png`.
 
 One process. Every contender is called twice a round, and the second call is timed, with its own arrays in the caches;
-the order turns from round to round. First calls, which compile and prepare, are timed apart, and what they give is checked:
-integers must have the codes of the executor, floats the logits of the trained model without quantisation. Times depend
-on the machine, so the files are no part of the record.
+the order turns from round to round. First calls, which compile and prepare, are timed apart, and what they give is
+checked: integers must have the codes of the executor, floats the logits of the trained model without quantisation.
+Times depend on the machine, so the files are no part of the record.
 """
 
 from __future__ import annotations
@@ -200,14 +200,16 @@ def by_preparation(program: IntegerProgram, graph: Graph, rounds: int) -> list[d
     return [{"operation": one["name"], "writes": one["what"]} | {name: one[name] for name in keep} for one in timed]
 
 
-def by_operation(program: IntegerProgram, graph: Graph, rounds: int) -> list[dict[str, Any]]:
+def by_operation(
+    program: IntegerProgram, graph: Graph, rounds: int, clock: Callable[[], int] = time.perf_counter_ns
+) -> list[dict[str, Any]]:
     """Quartiles of every operation of the program, timed one by one on a prepared graph."""
     prepared = Executor(program).prepare(graph.x, graph.edge_index)
     prepared.predict()
     times = np.empty((len(program.operations), rounds))
     for turn in range(rounds):
         for row, operation in zip(times, program.operations, strict=True):
-            row[turn] = _milliseconds(partial(prepared.step, operation))
+            row[turn] = _milliseconds(partial(prepared.step, operation), clock)
     return [
         {
             "block": operation.layer,
