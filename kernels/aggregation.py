@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lpgnas.errors import KernelError
+from lpgnas.graph import is_array
 from lpgnas.integer_program import INT32_LIMIT, MAX_PROBABILITY, MAX_TOTAL
 from lpgnas.jit import jit, lowered
 from lpgnas.kernels.csr import CsrGraph
@@ -260,7 +261,7 @@ def weighted_max_rows(
 
 def bits_of(out: AnyCodes) -> AnyCodes:
     """`out` in the signed dtype of its size: narrowing is the same, and kernels are compiled once for both."""
-    return np.asarray(out).view(f"int{8 * out.itemsize}")
+    return out.view(f"int{8 * out.itemsize}")
 
 
 def aggregate(
@@ -382,7 +383,7 @@ def check_message(graph: CsrGraph, message: AnyCodes) -> AnyCodes:
     """
     if not isinstance(graph, CsrGraph):
         raise KernelError(f"graph must be a CsrGraph, got {type(graph).__name__}")
-    if not isinstance(message, np.ndarray) or message.ndim != 2:
+    if not is_array(message) or message.ndim != 2:
         raise KernelError(f"message must have shape [M, width], got {_told(message)}")
     check_codes("message", message, (graph.message_rows, message.shape[1]))
     return given_array(message)
@@ -458,14 +459,14 @@ def check_integer(name: str, value: object, low: int, high: int | None) -> int:
 
 def _told(value: object) -> str:
     """A value of the wrong kind, in a few words."""
-    if isinstance(value, np.ndarray):
+    if isinstance(value, np.ndarray) and is_array(value):
         return f"{value.dtype} of shape {list(value.shape)}"
     return f"{type(value).__name__} {value!r:.40}"
 
 
 def given_array(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """An array for a kernel: a copy of one that cannot be written, for which Numba would compile another kernel."""
-    return np.asarray(array) if array.flags.writeable and array.flags.aligned else np.array(array)
+    return array if array.flags.writeable and array.flags.aligned else np.array(array)
 
 
 def check_apart(name: str, array: AnyCodes, out: AnyCodes) -> None:
@@ -484,7 +485,7 @@ def check_codes(name: str, array: AnyCodes, shape: tuple[int, ...]) -> None:
     Raises:
         KernelError: it is not.
     """
-    if not isinstance(array, np.ndarray) or array.dtype.kind not in "iu" or array.dtype.itemsize > 2:
+    if not is_array(array) or array.dtype.kind not in "iu" or array.dtype.itemsize > 2:
         raise KernelError(f"{name} must hold integers of 8 or 16 bits, got {_told(array)}")
     check_array(name, array, array.dtype.type, shape)
 
@@ -496,7 +497,7 @@ def check_array(name: str, array: npt.NDArray[Any], dtype: type, shape: tuple[in
         KernelError: it is not.
     """
     wanted = np.dtype(dtype)
-    if not isinstance(array, np.ndarray):
+    if not is_array(array):
         raise KernelError(f"{name} must be an array of {wanted} and shape {list(shape)}, got {_told(array)}")
     if array.dtype != wanted or array.shape != shape or not array.flags.c_contiguous:
         layout = "" if array.flags.c_contiguous else ", not C-contiguous"

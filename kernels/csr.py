@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lpgnas.errors import DegreeError, GraphError
-from lpgnas.graph import check_edges
+from lpgnas.graph import check_edges, is_array
 from lpgnas.jit import jit
 
 MOST_NODES = 1 << 48
@@ -39,17 +39,19 @@ class CsrGraph:
     def __post_init__(self) -> None:
         indptr, sources = self.indptr, self.sources
         for name, array in (("indptr", indptr), ("sources", sources)):
-            if not isinstance(array, np.ndarray) or not array.flags.c_contiguous:
+            if not is_array(array) or not array.flags.c_contiguous:
                 raise GraphError(f"{name} must be a C-contiguous array, got {type(array).__name__}")
+        _check_flag("self_loops", self.self_loops)
         if self.num_sources is not None:
             _check_count("num_sources", self.num_sources, 0)
         if indptr.dtype != np.int64 or indptr.ndim != 1 or indptr.size < 2:
             raise GraphError(f"indptr must be int64 of shape [N + 1], N >= 1, got {indptr.dtype} {list(indptr.shape)}")
         if sources.dtype not in (np.int32, np.int64) or sources.ndim != 1:
             raise GraphError(f"sources must be int32 or int64 of shape [E], got {sources.dtype} {list(sources.shape)}")
-        if indptr[0] != 0 or indptr[-1] != sources.size or bool((np.diff(indptr) < 0).any()):
+        if indptr[0] != 0 or indptr[-1] != sources.size or bool((indptr[1:] < indptr[:-1]).any()):
             raise GraphError(f"indptr must rise from 0 to the {sources.size} edges")
-        if sources.size and (int(sources.min()) < 0 or int(sources.max()) >= self.message_rows):
+        # negative numbers are the largest ones without a sign, so that one pass finds both
+        if sources.size and int(sources.view(f"u{sources.itemsize}").max()) >= self.message_rows:
             raise GraphError(f"sources must lie in [0, {self.message_rows}), got {sources.min()} to {sources.max()}")
         for name, array in (("indptr", indptr), ("sources", sources)):
             if not array.flags.writeable or not array.flags.aligned:  # Numba would compile every kernel once more
@@ -68,6 +70,7 @@ class CsrGraph:
             GraphError: a wrong shape, dtype or index.
         """
         _check_count("num_nodes", num_nodes, 1)
+        _check_flag("self_loops", self_loops)
         check_edges(edge_index, num_nodes, "graph")
         loops = 1 if self_loops else 0
         try:
@@ -109,6 +112,11 @@ class CsrGraph:
         node = int(degree.argmax())
         if int(degree[node]) > max_degree:
             raise DegreeError(int(degree[node]), max_degree, node)
+
+
+def _check_flag(name: str, value: object) -> None:
+    if not isinstance(value, bool | np.bool_):
+        raise GraphError(f"{name} must be True or False, got {value!r:.40}")
 
 
 def _check_count(name: str, value: object, least: int) -> None:

@@ -81,12 +81,24 @@ class Prediction:
     arena_bytes: int
 
 
+def check_type(program: object) -> None:
+    """Refuse what is no program.
+
+    Raises:
+        ProgramError: it is none.
+    """
+    if not isinstance(program, IntegerProgram):
+        raise ProgramError(f"there must be an IntegerProgram, got {type(program).__name__}; load_program reads one")
+
+
 def check_inputs(program: IntegerProgram, x: Features) -> None:
     """Refuse features that the program cannot read.
 
     Raises:
         GraphError: wrong shape, dtype, value or number of columns.
+        ProgramError: no program.
     """
+    check_type(program)
     check_features(x, "graph")
     if x.shape[1] != program.num_features:
         raise GraphError(f"graph: x has {x.shape[1]} columns, but the program reads {program.num_features}")
@@ -110,6 +122,7 @@ class Executor:
     """
 
     def __init__(self, program: IntegerProgram) -> None:
+        check_type(program)
         check_program(program)
         self.program = program
         # Transforms read their weights by input column, so that outputs are contiguous.

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lpgnas.errors import KernelError
+from lpgnas.graph import is_array
 from lpgnas.integer_program import INT32_LIMIT
 from lpgnas.jit import jit, lowered
 from lpgnas.kernels.aggregation import (
@@ -59,7 +60,7 @@ class PackedCodes:
     def __post_init__(self) -> None:
         _check_bits(self.bits, signed=self.signed)
         check_integer("columns", self.columns, 1, MOST_COLUMNS)
-        if not isinstance(self.data, np.ndarray) or self.data.ndim != 2:
+        if not is_array(self.data) or self.data.ndim != 2:
             raise KernelError(f"packed codes must be an array [N, bytes], got {type(self.data).__name__}")
         check_array("packed codes", self.data, np.uint8, (self.data.shape[0], -(-self.columns * self.bits // 8)))
 
@@ -86,7 +87,7 @@ def _check_bits(bits: int, *, signed: bool) -> None:
     if not isinstance(signed, bool | np.bool_):
         raise KernelError(f"signed must be True or False, got {signed!r:.40}")
     if bits not in PACKED_BITS or (signed and bits == 1):
-        raise KernelError(f"packed codes have 4 or 2 bits, or 1 without a sign, not {bits} {'signed' * signed}")
+        raise KernelError(f"packed codes have 4 or 2 bits, or 1 without a sign, not {bits} {'signed' * bool(signed)}")
 
 
 def pack_codes(codes: AnyCodes, bits: int, *, signed: bool) -> PackedCodes:
@@ -98,8 +99,8 @@ def pack_codes(codes: AnyCodes, bits: int, *, signed: bool) -> PackedCodes:
     _check_bits(bits, signed=signed)
     low = -(1 << bits - 1) if signed else 0
     high = low + (1 << bits) - 1
-    if not isinstance(codes, np.ndarray) or codes.dtype.kind not in "iu":
-        kind = codes.dtype if isinstance(codes, np.ndarray) else type(codes).__name__
+    if not is_array(codes) or codes.dtype.kind not in "iu":
+        kind = codes.dtype if is_array(codes) else type(codes).__name__
         raise KernelError(f"codes must be an array of integers, got {kind}")
     if codes.ndim != 2 or not codes.shape[1]:
         raise KernelError(f"codes must have shape [N, columns], got {list(codes.shape)}")
