@@ -105,12 +105,16 @@ def aligned(codes: npt.NDArray[Any]) -> npt.NDArray[Any]:
 def read_graph(name: str, data_root: Path | None) -> CsrGraph:
     """The edges of a graph with a self-loop a node, or as many random edges as its name says."""
     if name.startswith("random"):
-        nodes, edges = (RANDOM_NODES, RANDOM_EDGES) if name == RANDOM else (1000, 25_000)
-        rng = np.random.default_rng(0)
-        indptr = np.concatenate([[0], np.cumsum(np.bincount(rng.integers(0, nodes, edges), minlength=nodes))])
-        return CsrGraph(indptr, rng.integers(0, nodes, edges, dtype=np.int32), self_loops=False)
+        return random_graph(*((RANDOM_NODES, RANDOM_EDGES) if name == RANDOM else (1000, 25_000)))
     graph = load_dataset(name, data_root)
     return CsrGraph.from_edges(graph.edge_index, graph.num_nodes, self_loops=True)
+
+
+def random_graph(nodes: int, edges: int) -> CsrGraph:
+    """Edges between random nodes."""
+    rng = np.random.default_rng(0)
+    indptr = np.concatenate([[0], np.cumsum(np.bincount(rng.integers(0, nodes, edges), minlength=nodes))])
+    return CsrGraph(indptr, rng.integers(0, nodes, edges, dtype=np.int32), self_loops=False)
 
 
 class Task:
@@ -130,6 +134,10 @@ class Task:
         accumulator = int(graph.degree.max()) * 128 * (127 if weighted else 1)
         self.bounds = Bounds(128, accumulator, accumulator + (1 << shift >> 1))
 
+    def arguments(self) -> tuple[CsrGraph, npt.NDArray[Any], Epilogue, Bounds, npt.NDArray[Any]]:
+        """What `aggregate` takes, but the weights."""
+        return self.graph, self.message, self.epilogue, self.bounds, self.out
+
     def calls(self) -> dict[str, Callable[[], object]]:
         """The contenders by name."""
         makers = {OURS: self._ours, PLAIN: self._plain, SIMD: self._simd, TORCH: self._torch, SCIPY: self._scipy}
@@ -138,8 +146,7 @@ class Task:
         return {name: makers[name]() for name in CONTENDERS[self.comparison.kind]}
 
     def _ours(self) -> Callable[[], object]:
-        rest = (self.graph, self.message, self.epilogue, self.bounds, self.out)
-        return lambda: aggregate(*rest, weights=self.weights)
+        return lambda: aggregate(*self.arguments(), weights=self.weights)
 
     def _narrow(self) -> Callable[[], object]:
         rest = (aligned(self.message >> 4), self.epilogue, replace(self.bounds, magnitude=8), self.out)

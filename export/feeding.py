@@ -26,6 +26,33 @@ _SILENT = 4
 _QONNX_IR_VERSION = 10
 
 
+def onnxruntime_session(content: bytes, *, threads: int = 1, optimization: str = "all") -> Any:  # noqa: ANN401
+    """A session of onnxruntime on the CPU; the arguments are those of `run_onnxruntime`, errors onnxruntime's own.
+
+    Raises:
+        ExportError: no such optimization.
+    """
+    import onnxruntime
+
+    levels = onnxruntime.GraphOptimizationLevel
+    known = (levels.ORT_DISABLE_ALL, levels.ORT_ENABLE_BASIC, levels.ORT_ENABLE_EXTENDED, levels.ORT_ENABLE_ALL)
+    if optimization not in OPTIMIZATIONS:
+        raise ExportError(f"unknown optimization {optimization!r}; choose one of {', '.join(OPTIMIZATIONS)}")
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = _SILENT
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.graph_optimization_level = known[OPTIMIZATIONS.index(optimization)]
+    return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+
+
+def run_session(session: Any, x: Features, edge_index: Edges) -> Logits:  # noqa: ANN401 - onnxruntime's
+    """Logits [N, C] of an open session."""
+    names = [entry.name for entry in session.get_inputs()]
+    logits: Logits = session.run(None, dict(zip(names, (x, edge_index), strict=True)))[0]
+    return logits
+
+
 def run_onnxruntime(
     content: bytes, x: Features, edge_index: Edges, *, threads: int = 1, optimization: str = "all"
 ) -> Logits:
@@ -43,24 +70,12 @@ def run_onnxruntime(
         DegreeError: a node with more incoming edges than the file's `max_degree`.
         ExportError: any other refusal of the runtime.
     """
-    import onnxruntime
-
-    levels = onnxruntime.GraphOptimizationLevel
-    known = (levels.ORT_DISABLE_ALL, levels.ORT_ENABLE_BASIC, levels.ORT_ENABLE_EXTENDED, levels.ORT_ENABLE_ALL)
-    if optimization not in OPTIMIZATIONS:
-        raise ExportError(f"unknown optimization {optimization!r}; choose one of {', '.join(OPTIMIZATIONS)}")
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = _SILENT
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.graph_optimization_level = known[OPTIMIZATIONS.index(optimization)]
     try:
-        session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-        names = [entry.name for entry in session.get_inputs()]
-        logits: Logits = session.run(None, dict(zip(names, (x, edge_index), strict=True)))[0]
+        return run_session(onnxruntime_session(content, threads=threads, optimization=optimization), x, edge_index)
+    except ExportError:
+        raise
     except Exception as error:
         raise _named("onnxruntime", content, x, edge_index, error) from error
-    return logits
 
 
 def run_constant_graph(content: bytes, constant: ConstantProgram, codes: IntArray) -> IntArray:

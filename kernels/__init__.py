@@ -1,4 +1,7 @@
-"""Numba integer kernels, the NumPy reference and the executor of integer programs (no torch)."""
+"""Numba integer kernels, the NumPy reference and the executor of integer programs (no torch).
+
+`docs/kernels.md` lists the entry points that check what they are given, and their errors; all else is for their use.
+"""
 
 from __future__ import annotations
 

@@ -6,24 +6,33 @@ elsewhere. Sums grow in a short type first, over as many edges as its range is p
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from functools import cache, partial
+from itertools import pairwise
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from lpgnas.errors import KernelError
+from lpgnas.graph import is_array
 from lpgnas.integer_program import INT32_LIMIT, MAX_PROBABILITY, MAX_TOTAL
 from lpgnas.jit import jit, lowered
 from lpgnas.kernels.csr import CsrGraph
 from lpgnas.kernels.spmm import Epilogue, aggregate_max, aggregate_sum
-from lpgnas.requantize import AnyCodes
+from lpgnas.requantize import AnyCodes, Rescale
 
 Integers = Any
 """An array of integers."""
 WHOLE = 1 << 40
 """A block of more edges than a row can have."""
 MOST_SHIFT = 62
+MOST_PLACES = 1 << 10
+"""Of any shift."""
+ROW_EDGES = 4
+"""What a row costs beside its edges, in edges, when rows are shared out among threads."""
 LEAST_BLOCK = 4
 """Edges below which a block of bytes does not pay."""
 
@@ -264,6 +273,7 @@ def aggregate(
     *,
     maximum: bool = False,
     weights: npt.NDArray[np.uint8] | None = None,
+    threads: int = 1,
 ) -> None:
     """Aggregate the messages of every node's incoming edges into `out`.
 
@@ -275,50 +285,188 @@ def aggregate(
         out: [N, width] codes of at most 16 bits, written.
         maximum: maxima instead of sums.
         weights: [E] of 0 to 127, multiplied with the messages of the edges; None for none.
+        threads: how many share the rows; the result is the same.
 
     Raises:
-        KernelError: arrays of another shape, dtype or layout or that share memory with `out`, weights beyond 127, or
-            bounds beyond 2^53 (with weights, 2^31).
+        KernelError: anything of another type, shape, dtype or layout, arrays that share memory with `out`, weights
+            beyond 127, or bounds beyond 2^53 (with weights, 2^31).
     """
-    if message.ndim != 2:
-        raise KernelError(f"message must have shape [M, width], got {list(message.shape)}")
-    check_codes("message", message, (graph.message_rows, message.shape[1]))
-    check_apart("message", message, out)
+    run_together(row_calls(graph, message, epilogue, bounds, out, maximum=maximum, weights=weights, threads=threads))
+
+
+def row_calls(
+    graph: CsrGraph,
+    message: AnyCodes,
+    epilogue: Epilogue,
+    bounds: Bounds,
+    out: AnyCodes,
+    *,
+    maximum: bool = False,
+    weights: npt.NDArray[np.uint8] | None = None,
+    threads: int = 1,
+) -> list[Callable[[], None]]:
+    """What `aggregate` runs side by side, a call for each thread; arguments and errors are the same."""
+    message = check_message(graph, message)
     limit = MAX_TOTAL if weights is None else INT32_LIMIT
-    check_epilogue(graph, epilogue, bounds, limit, out, message.shape[1])
+    epilogue = check_epilogue(graph, epilogue, bounds, limit, out, message.shape[1])
+    check_apart("message", message, out)
+    if not isinstance(maximum, bool | np.bool_):
+        raise KernelError(f"maximum must be True or False, got {maximum!r}")
     if weights is not None:
-        check_array("weights", weights, np.uint8, (graph.sources.size,))
-        if weights.size and int(weights.max()) > MAX_PROBABILITY:  # blocks of short sums are as long as that allows
-            raise KernelError(f"weights must be 0 to {MAX_PROBABILITY}, got {weights.max()}")
+        weights = _check_weights(weights, graph.sources.size)
+    blocks = row_blocks(graph.indptr, check_integer("threads", threads, 1, MOST_PLACES))
     if bounds.accumulator >= INT32_LIMIT:
-        accumulator = np.empty(out.shape[1], dtype=np.int64)
-        plain = aggregate_max if maximum else aggregate_sum
-        plain(graph.indptr, graph.sources, message, epilogue, accumulator, out)
-        return
+        plain = partial(_plain_rows, graph, message, epilogue, out, maximum)
+        return [partial(plain, rows) for rows in blocks]
     short = Short(np.empty(0, np.int32), WHOLE)  # not used by maxima without weights
     if weights is not None or not maximum:
         short = short_sums(bounds.magnitude, message.dtype, 1 if weights is None else MAX_PROBABILITY)
-    rest = (message, short, row_epilogue(epilogue, bounds.total), bits_of(out))
-    if weights is None:
-        (max_rows if maximum else sum_rows)(graph.indptr, graph.sources, *rest)
-    else:
-        (weighted_max_rows if maximum else weighted_sum_rows)(graph.indptr, graph.sources, weights, *rest)
+    by_row, result = row_epilogue(epilogue, bounds.total), bits_of(out)
+    kernel: Callable[..., None] = max_rows if maximum else sum_rows
+    given: tuple[Integers, ...] = (graph.sources, message, short)
+    if weights is not None:
+        kernel, given = weighted_max_rows if maximum else weighted_sum_rows, (graph.sources, weights, message, short)
+    return [
+        partial(kernel, graph.indptr[first : last + 1], *given, epilogue_of(by_row, (first, last)), result[first:last])
+        for first, last in blocks
+    ]
 
 
-def check_epilogue(graph: CsrGraph, epilogue: Epilogue, bounds: Bounds, limit: int, out: AnyCodes, width: int) -> None:
+def _plain_rows(
+    graph: CsrGraph, message: AnyCodes, epilogue: Epilogue, out: AnyCodes, maximum: bool, rows: tuple[int, int]
+) -> None:
+    """The nodes `rows[0]` to `rows[1] - 1` in plain loops."""
+    part, accumulator = out[slice(*rows)], np.empty(out.shape[1], dtype=np.int64)
+    rest = (graph.sources, message, epilogue_of(epilogue, rows), accumulator, part)
+    (aggregate_max if maximum else aggregate_sum)(graph.indptr[rows[0] : rows[1] + 1], *rest)
+
+
+AnyEpilogue = TypeVar("AnyEpilogue", Epilogue, RowEpilogue)
+
+
+def epilogue_of(epilogue: AnyEpilogue, rows: tuple[int, int]) -> AnyEpilogue:
+    """The epilogue of the nodes `rows[0]` to `rows[1] - 1`."""
+    part = slice(*rows)
+    return epilogue._replace(factor=epilogue.factor[part], shortcut=epilogue.shortcut[part])
+
+
+def row_blocks(indptr: npt.NDArray[np.int64], count: int) -> list[tuple[int, int]]:
+    """At most `count` ranges of nodes, first to last, that take about as long as each other."""
+    nodes = indptr.size - 1
+    if count == 1:
+        return [(0, nodes)]
+    work = indptr + ROW_EDGES * np.arange(nodes + 1)
+    ends = np.searchsorted(work, work[-1] * np.arange(1, count + 1) / count)
+    bounds = np.unique(np.concatenate([[0], np.minimum(ends, nodes)]))
+    return [(int(first), int(last)) for first, last in pairwise(bounds)]
+
+
+def run_together(calls: Sequence[Callable[[], None]]) -> None:
+    """Each call in a thread of its own, the last one in this; kernels run without the interpreter's lock."""
+    others = [_pool(len(calls) - 1).submit(call) for call in calls[:-1]]
+    calls[-1]()
+    for other in others:
+        other.result()
+
+
+@cache
+def _pool(threads: int) -> ThreadPoolExecutor:
+    """Threads that stay: starting one takes as long as a small aggregation."""
+    return ThreadPoolExecutor(threads, thread_name_prefix="lpgnas-kernels")
+
+
+def check_message(graph: CsrGraph, message: AnyCodes) -> AnyCodes:
+    """Messages of 8 or 16 bits, a row for every source, that can be handed to a kernel.
+
+    Raises:
+        KernelError: they are not, or `graph` is no graph.
+    """
+    if not isinstance(graph, CsrGraph):
+        raise KernelError(f"graph must be a CsrGraph, got {type(graph).__name__}")
+    if not is_array(message) or message.ndim != 2:
+        raise KernelError(f"message must have shape [M, width], got {_told(message)}")
+    check_codes("message", message, (graph.message_rows, message.shape[1]))
+    return given_array(message)
+
+
+def _check_weights(weights: npt.NDArray[np.uint8], edges: int) -> npt.NDArray[np.uint8]:
+    check_array("weights", weights, np.uint8, (edges,))
+    if weights.size and int(weights.max()) > MAX_PROBABILITY:  # blocks of short sums are as long as that allows
+        raise KernelError(f"weights must be 0 to {MAX_PROBABILITY}, got {weights.max()}")
+    return given_array(weights)
+
+
+def check_epilogue(
+    graph: CsrGraph, epilogue: Epilogue, bounds: Bounds, limit: int, out: AnyCodes, width: int
+) -> Epilogue:
     """Refuse results and epilogues of another shape, dtype or layout, or accumulators that reach `limit`.
+
+    Returns:
+        The epilogue with arrays that can be handed to a kernel.
 
     Raises:
         KernelError: they are.
     """
     nodes = graph.num_nodes
+    for name, one, kind in (("epilogue", epilogue, Epilogue), ("bounds", bounds, Bounds)):
+        if not isinstance(one, kind):
+            raise KernelError(f"{name} must be of type {kind.__name__}, got {type(one).__name__}")
     check_codes("out", out, (nodes, width))
-    check_codes("shortcut", epilogue.shortcut, (nodes, width if epilogue.shortcut.size else 0))
-    check_apart("shortcut", epilogue.shortcut, out)
-    check_array("factor", epilogue.factor, np.int64, (nodes if epilogue.factor.size else 0,))
+    if not out.flags.writeable or not out.flags.aligned:
+        raise KernelError("out is read-only or not aligned; give the result memory of its own")
+    shortcut, factor = epilogue.shortcut, epilogue.factor
+    check_codes("shortcut", shortcut, (nodes, width if np.size(shortcut) else 0))
+    check_apart("shortcut", shortcut, out)
+    check_array("factor", factor, np.int64, (nodes if np.size(factor) else 0,))
     check_array("bias", epilogue.bias, np.int64, (width,))
+    for array in (factor, epilogue.bias):
+        check_apart("the epilogue", array, out)
+    for name in ("term_shift", "shortcut_shift"):
+        check_integer(name, getattr(epilogue, name), 0, MOST_PLACES)
+    _check_rescale(epilogue.by, out.dtype)
+    for name in ("magnitude", "accumulator", "total"):
+        check_integer(name, getattr(bounds, name), 0, None)
     if bounds.total >= MAX_TOTAL or bounds.accumulator >= limit:
         raise KernelError(f"an aggregation with {bounds} is not exact; use fewer bits or smaller in-degrees")
+    factor, bias, shortcut = (given_array(array) for array in (factor, epilogue.bias, shortcut))
+    return epilogue._replace(factor=factor, bias=bias, shortcut=shortcut)
+
+
+def _check_rescale(by: Rescale, out: np.dtype[Any]) -> None:
+    if not isinstance(by, Rescale):
+        raise KernelError(f"the rounding must be of type Rescale, got {type(by).__name__}")
+    limits, wide = np.iinfo(out), np.iinfo(np.int64)
+    for name in ("left", "right"):
+        check_integer(name, getattr(by, name), 0, MOST_PLACES)
+    check_integer("addend", by.addend, int(wide.min), int(wide.max))
+    check_integer("tie", by.tie, 0, 1)
+    low = check_integer("low", by.low, int(limits.min), int(limits.max))
+    check_integer("high", by.high, low, int(limits.max))
+
+
+def check_integer(name: str, value: object, low: int, high: int | None) -> int:
+    """An integer from `low` to `high` (None: any).
+
+    Raises:
+        KernelError: it is something else.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        raise KernelError(f"{name} must be an integer, got {_told(value)}")
+    if value < low or (high is not None and value > high):
+        raise KernelError(f"{name} must be {low} {'or more' if high is None else f'to {high}'}, got {value}")
+    return int(value)
+
+
+def _told(value: object) -> str:
+    """A value of the wrong kind, in a few words."""
+    if isinstance(value, np.ndarray) and is_array(value):
+        return f"{value.dtype} of shape {list(value.shape)}"
+    return f"{type(value).__name__} {value!r:.40}"
+
+
+def given_array(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """An array for a kernel: a copy of one that cannot be written, for which Numba would compile another kernel."""
+    return array if array.flags.writeable and array.flags.aligned else np.array(array)
 
 
 def check_apart(name: str, array: AnyCodes, out: AnyCodes) -> None:
@@ -337,8 +485,8 @@ def check_codes(name: str, array: AnyCodes, shape: tuple[int, ...]) -> None:
     Raises:
         KernelError: it is not.
     """
-    if array.dtype.kind not in "iu" or array.dtype.itemsize > 2:
-        raise KernelError(f"{name} must hold integers of 8 or 16 bits, got {array.dtype}")
+    if not is_array(array) or array.dtype.kind not in "iu" or array.dtype.itemsize > 2:
+        raise KernelError(f"{name} must hold integers of 8 or 16 bits, got {_told(array)}")
     check_array(name, array, array.dtype.type, shape)
 
 
@@ -348,8 +496,9 @@ def check_array(name: str, array: npt.NDArray[Any], dtype: type, shape: tuple[in
     Raises:
         KernelError: it is not.
     """
-    if array.dtype != dtype or array.shape != shape or not array.flags.c_contiguous:
-        raise KernelError(
-            f"{name} must be C-contiguous {np.dtype(dtype)} of shape {list(shape)}, got {array.dtype} "
-            f"{list(array.shape)}"
-        )
+    wanted = np.dtype(dtype)
+    if not is_array(array):
+        raise KernelError(f"{name} must be an array of {wanted} and shape {list(shape)}, got {_told(array)}")
+    if array.dtype != wanted or array.shape != shape or not array.flags.c_contiguous:
+        layout = "" if array.flags.c_contiguous else ", not C-contiguous"
+        raise KernelError(f"{name} must be C-contiguous {wanted} of shape {list(shape)}, got {_told(array)}{layout}")

@@ -9,9 +9,10 @@ import numpy as np
 import numpy.typing as npt
 
 from lpgnas.errors import DegreeError, GraphError
-from lpgnas.graph import check_edges
+from lpgnas.graph import check_edges, is_array
 from lpgnas.jit import jit
 
+MOST_NODES = 1 << 48
 SourceArray: TypeAlias = npt.NDArray[np.int32] | npt.NDArray[np.int64]
 
 
@@ -37,14 +38,24 @@ class CsrGraph:
 
     def __post_init__(self) -> None:
         indptr, sources = self.indptr, self.sources
+        for name, array in (("indptr", indptr), ("sources", sources)):
+            if not is_array(array) or not array.flags.c_contiguous:
+                raise GraphError(f"{name} must be a C-contiguous array, got {type(array).__name__}")
+        _check_flag("self_loops", self.self_loops)
+        if self.num_sources is not None:
+            _check_count("num_sources", self.num_sources, 0)
         if indptr.dtype != np.int64 or indptr.ndim != 1 or indptr.size < 2:
             raise GraphError(f"indptr must be int64 of shape [N + 1], N >= 1, got {indptr.dtype} {list(indptr.shape)}")
         if sources.dtype not in (np.int32, np.int64) or sources.ndim != 1:
             raise GraphError(f"sources must be int32 or int64 of shape [E], got {sources.dtype} {list(sources.shape)}")
-        if indptr[0] != 0 or indptr[-1] != sources.size or bool((np.diff(indptr) < 0).any()):
+        if indptr[0] != 0 or indptr[-1] != sources.size or bool((indptr[1:] < indptr[:-1]).any()):
             raise GraphError(f"indptr must rise from 0 to the {sources.size} edges")
-        if sources.size and (int(sources.min()) < 0 or int(sources.max()) >= self.message_rows):
+        # negative numbers are the largest ones without a sign, so that one pass finds both
+        if sources.size and int(sources.view(f"u{sources.itemsize}").max()) >= self.message_rows:
             raise GraphError(f"sources must lie in [0, {self.message_rows}), got {sources.min()} to {sources.max()}")
+        for name, array in (("indptr", indptr), ("sources", sources)):
+            if not array.flags.writeable or not array.flags.aligned:  # Numba would compile every kernel once more
+                object.__setattr__(self, name, np.array(array))
 
     @classmethod
     def from_edges(cls, edge_index: npt.NDArray[np.int64], num_nodes: int, *, self_loops: bool) -> CsrGraph:
@@ -58,9 +69,14 @@ class CsrGraph:
         Raises:
             GraphError: a wrong shape, dtype or index.
         """
+        _check_count("num_nodes", num_nodes, 1)
+        _check_flag("self_loops", self_loops)
         check_edges(edge_index, num_nodes, "graph")
         loops = 1 if self_loops else 0
-        indptr = np.zeros(num_nodes + 1, dtype=np.int64)
+        try:
+            indptr = np.zeros(num_nodes + 1, dtype=np.int64)
+        except (MemoryError, ValueError) as error:
+            raise GraphError(f"graph: {num_nodes} nodes do not fit into memory") from error
         np.cumsum(np.bincount(edge_index[1], minlength=num_nodes) + loops, out=indptr[1:])
         narrow = num_nodes <= np.iinfo(np.int32).max
         sources: SourceArray = (
@@ -89,11 +105,23 @@ class CsrGraph:
 
         Raises:
             DegreeError: there is one; the message names the node of the highest degree.
+            GraphError: `max_degree` is not an integer from 0 on.
         """
+        _check_count("max_degree", max_degree, 0)
         degree = self.degree - (1 if self.self_loops else 0)
         node = int(degree.argmax())
         if int(degree[node]) > max_degree:
             raise DegreeError(int(degree[node]), max_degree, node)
+
+
+def _check_flag(name: str, value: object) -> None:
+    if not isinstance(value, bool | np.bool_):
+        raise GraphError(f"{name} must be True or False, got {value!r:.40}")
+
+
+def _check_count(name: str, value: object, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or not least <= value <= MOST_NODES:
+        raise GraphError(f"{name} must be an integer from {least} to {MOST_NODES}, got {value!r:.40}")
 
 
 @jit

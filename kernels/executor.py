@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -38,7 +39,7 @@ from lpgnas.kernels.attention import (
 from lpgnas.kernels.csr import CsrGraph
 from lpgnas.kernels.linear import add_dense, add_sparse, transform_dense, transform_sparse, write_totals
 from lpgnas.kernels.lookup import look_up
-from lpgnas.kernels.quantize import SparseCodes, code_dtype, quantize_features
+from lpgnas.kernels.quantize import SparseCodes, code_dtype, quantize_input
 from lpgnas.kernels.spmm import Epilogue, take_own
 from lpgnas.kernels.transform_tiles import (
     DenseScratch,
@@ -80,12 +81,24 @@ class Prediction:
     arena_bytes: int
 
 
+def check_type(program: object) -> None:
+    """Refuse what is no program.
+
+    Raises:
+        ProgramError: it is none.
+    """
+    if not isinstance(program, IntegerProgram):
+        raise ProgramError(f"there must be an IntegerProgram, got {type(program).__name__}; load_program reads one")
+
+
 def check_inputs(program: IntegerProgram, x: Features) -> None:
     """Refuse features that the program cannot read.
 
     Raises:
         GraphError: wrong shape, dtype, value or number of columns.
+        ProgramError: no program.
     """
+    check_type(program)
     check_features(x, "graph")
     if x.shape[1] != program.num_features:
         raise GraphError(f"graph: x has {x.shape[1]} columns, but the program reads {program.num_features}")
@@ -97,7 +110,8 @@ def _reads_edges(operation: Aggregate) -> bool:
 
 def decode(program: IntegerProgram, codes: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
     """Logits as float32: codes times one power of two."""
-    return np.ldexp(codes.astype(np.float64), -program.logits.fraction).astype(np.float32)
+    unit = math.ldexp(1.0, -program.logits.fraction)  # a product with a power of two is exact, and faster than ldexp
+    return (codes * unit).astype(np.float32)
 
 
 class Executor:
@@ -108,6 +122,7 @@ class Executor:
     """
 
     def __init__(self, program: IntegerProgram) -> None:
+        check_type(program)
         check_program(program)
         self.program = program
         # Transforms read their weights by input column, so that outputs are contiguous.
@@ -173,11 +188,12 @@ class Inference:
         self._edge_index = edge_index
         self._nodes = int(x.shape[0])
         self._graphs: dict[bool, CsrGraph] = {}
+        self._coefficients: dict[tuple[str, bool], npt.NDArray[np.int64]] = {}
         self._dense_scratches: dict[int, DenseScratch] = {}  # by the identity of a weight, which lives in `parts`
         self._sparse_scratches: dict[int, SparseScratch] = {}
         loops = {op.self_loops for op in program.operations if isinstance(op, Aggregate) and _reads_edges(op)}
         self._graph(min(loops, default=False)).check_degree(program.max_degree)
-        self._x = quantize_features(x, program.input_format, program.rounding)
+        self._x = quantize_input(x, program.input_format, program.rounding)
         plan = plan_arena(program, self._nodes)
         arena = empty_arena(plan.size)
         self._arena_bytes = arena.nbytes
@@ -217,6 +233,15 @@ class Inference:
             self._graphs[self_loops] = CsrGraph.from_edges(self._edge_index, self._nodes, self_loops=self_loops)
         return self._graphs[self_loops]
 
+    def _coefficient(self, kind: str, self_loops: bool) -> npt.NDArray[np.int64]:
+        """Coefficients of degrees [N], `rsqrt` or `recip`, made once a graph."""
+        key = (kind, self_loops)
+        if key not in self._coefficients:
+            degree = self._graph(self_loops).degree
+            made = rsqrt15(degree) if kind == "rsqrt" else reciprocal(COEFFICIENT_BITS, degree)
+            self._coefficients[key] = made
+        return self._coefficients[key]
+
     def _codes(self, name: str) -> AnyCodes:
         """Dense codes of a tensor; a sparse input is filled up once if something else than a transform reads it."""
         if name != self._program.input.name:
@@ -231,7 +256,7 @@ class Inference:
     def _transform(self, operation: Transform) -> None:
         out = self._program.tensor(operation.output)
         by = rescale(operation.shift, self._program.rounding, out.low, out.high)
-        factor = rsqrt15(self._graph(operation.self_loops).degree) if operation.degree_factor else _NO_FACTOR
+        factor = self._coefficient("rsqrt", operation.self_loops) if operation.degree_factor else _NO_FACTOR
         scratch, codes = self._scratch(out.columns, operation.accumulator_bits), self._tensors[out.name]
         parts = self._parts[out.name]
         if len(parts) > 1:
@@ -312,9 +337,9 @@ class Inference:
         program, columns = self._program, self._program.tensor(operation.output).columns
         factor = _NO_FACTOR
         if ATTENTIONS.get(operation.attention).degree_factors:
-            factor = rsqrt15(self._graph(operation.self_loops).degree)
+            factor = self._coefficient("rsqrt", operation.self_loops)
         elif operation.aggregation == "mean":
-            factor = reciprocal(COEFFICIENT_BITS, self._graph(operation.self_loops).degree)
+            factor = self._coefficient("recip", operation.self_loops)
         bias = np.zeros(columns, dtype=np.int64)
         if operation.bias is not None:
             bias = program.array(operation.bias).values.astype(np.int64) << operation.bias_shift

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lpgnas.errors import KernelError
+from lpgnas.graph import is_array
 from lpgnas.integer_program import INT32_LIMIT
 from lpgnas.jit import jit, lowered
 from lpgnas.kernels.aggregation import (
@@ -21,9 +22,12 @@ from lpgnas.kernels.aggregation import (
     Integers,
     RowEpilogue,
     bits_of,
+    check_apart,
     check_array,
     check_epilogue,
+    check_integer,
     finish,
+    given_array,
     row_epilogue,
 )
 from lpgnas.kernels.csr import CsrGraph
@@ -31,6 +35,7 @@ from lpgnas.kernels.spmm import Epilogue
 from lpgnas.requantize import AnyCodes
 
 PACKED_BITS = (4, 2, 1)
+MOST_COLUMNS = 1 << 40
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,6 +59,9 @@ class PackedCodes:
 
     def __post_init__(self) -> None:
         _check_bits(self.bits, signed=self.signed)
+        check_integer("columns", self.columns, 1, MOST_COLUMNS)
+        if not is_array(self.data) or self.data.ndim != 2:
+            raise KernelError(f"packed codes must be an array [N, bytes], got {type(self.data).__name__}")
         check_array("packed codes", self.data, np.uint8, (self.data.shape[0], -(-self.columns * self.bits // 8)))
 
     @property
@@ -75,8 +83,11 @@ class PackedCodes:
 
 
 def _check_bits(bits: int, *, signed: bool) -> None:
+    check_integer("bits", bits, 1, 4)
+    if not isinstance(signed, bool | np.bool_):
+        raise KernelError(f"signed must be True or False, got {signed!r:.40}")
     if bits not in PACKED_BITS or (signed and bits == 1):
-        raise KernelError(f"packed codes have 4 or 2 bits, or 1 without a sign, not {bits} {'signed' * signed}")
+        raise KernelError(f"packed codes have 4 or 2 bits, or 1 without a sign, not {bits} {'signed' * bool(signed)}")
 
 
 def pack_codes(codes: AnyCodes, bits: int, *, signed: bool) -> PackedCodes:
@@ -88,6 +99,9 @@ def pack_codes(codes: AnyCodes, bits: int, *, signed: bool) -> PackedCodes:
     _check_bits(bits, signed=signed)
     low = -(1 << bits - 1) if signed else 0
     high = low + (1 << bits) - 1
+    if not is_array(codes) or codes.dtype.kind not in "iu":
+        kind = codes.dtype if is_array(codes) else type(codes).__name__
+        raise KernelError(f"codes must be an array of integers, got {kind}")
     if codes.ndim != 2 or not codes.shape[1]:
         raise KernelError(f"codes must have shape [N, columns], got {list(codes.shape)}")
     if codes.size and (int(codes.min()) < low or int(codes.max()) > high):
@@ -211,13 +225,17 @@ def aggregate_packed(
         out: [N, columns] codes of at most 16 bits, written.
 
     Raises:
-        KernelError: arrays of another shape, dtype or layout, or sums or totals that are not exact.
+        KernelError: anything of another type, shape, dtype or layout, or sums or totals that are not exact.
     """
+    if not isinstance(graph, CsrGraph) or not isinstance(message, PackedCodes):
+        kinds = f"{type(graph).__name__} and {type(message).__name__}"
+        raise KernelError(f"graph and message must be a CsrGraph and PackedCodes, got {kinds}")
     nodes, width = graph.num_nodes, message.columns
     largest = (1 << message.bits) - 1
     bounds = Bounds(largest, int(graph.degree.max()) * largest, total_bound)
-    check_epilogue(graph, epilogue, bounds, INT32_LIMIT, out, width)
+    epilogue = check_epilogue(graph, epilogue, bounds, INT32_LIMIT, out, width)
     check_array("message", message.data, np.uint8, (graph.message_rows, message.data.shape[1]))
+    check_apart("message", message.data, out)
     kernel = {4: sum_rows_4, 2: sum_rows_2, 1: sum_rows_1}[message.bits]
     rows, result = row_epilogue(epilogue, total_bound), bits_of(out)
     padding = message.planes * message.data.shape[1] - width
@@ -225,6 +243,6 @@ def aggregate_packed(
         shortcut = np.pad(rows.shortcut, ((0, 0), (0, padding if rows.shortcut.size else 0)))
         rows = rows._replace(bias=np.pad(rows.bias, (0, padding)), shortcut=shortcut)
         result = np.empty((nodes, width + padding), dtype=result.dtype)
-    kernel(graph.indptr, graph.sources, message.data, message.low, rows, result)
+    kernel(graph.indptr, graph.sources, given_array(message.data), message.low, rows, result)
     if padding:
         bits_of(out)[:] = result[:, :width]

@@ -16,6 +16,10 @@ from lpgnas.jit import jit
 from lpgnas.number_formats import FixedPoint, Rounding
 from lpgnas.requantize import AnyCodes
 
+MOST_ENTRIES = {True: 1 / 2, False: 1 / 8}
+"""Share of entries that are not 0 up to which sparse codes are multiplied faster than dense ones, by whether all are 1
+(measured by `lpgnas.kernels.transform_tiles` at 8 to 256 columns)."""
+SAMPLED_ROWS = 64
 MODES = {Rounding.HALF_EVEN: 0, Rounding.HALF_UP: 1, Rounding.FLOOR: 2}
 """Numbers of the rounding modes."""
 
@@ -48,6 +52,45 @@ def quantize_features(x: Features, fmt: FixedPoint, rounding: Rounding) -> AnyCo
         x.sum_duplicates()
     codes = _quantize(x.data, fmt, rounding)
     return _without_zeros(x.indptr.astype(np.int64), x.indices.astype(np.int32), codes)
+
+
+def quantize_input(x: Features, fmt: FixedPoint, rounding: Rounding) -> AnyCodes | SparseCodes:
+    """The codes of `quantize_features`, sparse too where dense features hold so many zeros that products gain by it."""
+    most = MOST_ENTRIES[fmt.bits == 1]
+    if (
+        not isinstance(x, np.ndarray)
+        or np.count_nonzero(x[:: -(-len(x) // SAMPLED_ROWS)]) > most * SAMPLED_ROWS * x.shape[1]
+    ):
+        return quantize_features(x, fmt, rounding)
+    x, indptr = np.ascontiguousarray(x), np.zeros(len(x) + 1, dtype=np.int64)
+    count_entries(x, indptr)
+    if indptr[-1] > most * x.size:
+        return quantize_features(x, fmt, rounding)
+    indices, values = np.empty(indptr[-1] + 1, dtype=np.int32), np.empty(indptr[-1] + 1, dtype=np.float32)
+    find_entries(x, indices, values)
+    return _without_zeros(indptr, indices[:-1], _quantize(values[:-1], fmt, rounding))
+
+
+@jit
+def count_entries(x: npt.NDArray[np.float32], indptr: npt.NDArray[np.int64]) -> None:
+    """`indptr` [N + 1] of the entries of `x` [N, F] that are not 0; it starts as 0."""
+    for row in range(x.shape[0]):
+        entries = 0
+        for column in range(x.shape[1]):
+            entries += int(x[row, column] != 0)
+        indptr[row + 1] = indptr[row] + entries
+
+
+@jit
+def find_entries(x: npt.NDArray[np.float32], indices: npt.NDArray[np.int32], values: npt.NDArray[np.float32]) -> None:
+    """Columns and values of these entries, row by row; both arrays have one place more than there are entries."""
+    found, one, none = np.uint64(0), np.uint64(1), np.uint64(0)  # an unsigned index is not tested for its sign
+    for row in range(x.shape[0]):
+        features = x[row]
+        for column in range(features.size):  # written whether kept or not: a branch would be guessed wrong
+            indices[found] = column
+            values[found] = features[column]
+            found += one if features[column] != 0 else none
 
 
 def _without_zeros(indptr: npt.NDArray[np.int64], indices: npt.NDArray[np.int32], codes: AnyCodes) -> SparseCodes:

@@ -164,9 +164,9 @@ def _add_files(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     cost.add_argument("--dataset", required=True, help=_HELP["dataset"])
     cost.add_argument("--latency-table", type=Path, help=_HELP["latency_table"])
     cost.add_argument("--json", action="store_true", help="print JSON instead of the table")
-    bench = _command(commands, "bench", "latency of a run's program beside PyG and torch in float32", _bench)
+    bench = _command(commands, "bench", "latency of a run's program beside other runtimes and float32", _bench)
     bench.add_argument("run", type=Path, help="a run folder")
-    bench.add_argument("--threads", type=int, default=1, help="of torch and PyG; the integer program takes one")
+    bench.add_argument("--threads", type=int, default=1, help="of torch, PyG and onnxruntime; others take one")
     bench.add_argument("--rounds", type=int, default=30, help="timed calls of each")
     report = _command(
         commands, "report", "write report.md, report.html and pareto.png into a run folder and print the first", _report

@@ -1,6 +1,6 @@
-"""A trained model's architecture in float32, as PyG layers and as plain torch on sparse CSR matrices.
+"""A trained model's architecture in float32: PyG layers, and plain torch or scipy on sparse CSR matrices.
 
-Both hold the trained weights before quantisation and give the same logits; they exist to be timed. Everything that
+All hold the trained weights before quantisation and give the logits of `float_model`; they exist to be timed. What
 depends on the graph alone (normalised adjacency, normalised feature rows, self-loops) is prepared once, outside.
 """
 
@@ -9,10 +9,12 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import fields, replace
 from functools import partial
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from scipy import sparse
 from torch import Tensor, nn
@@ -20,14 +22,19 @@ from torch import Tensor, nn
 from lpgnas.attentions import gat
 from lpgnas.errors import LoweringError
 from lpgnas.graph import Graph
+from lpgnas.graph_tensors import GraphTensors, Neighbourhood, graph_tensors
 from lpgnas.layers import QuantizedLayer, QuantizedModel
 from lpgnas.lowering import score_activation
+from lpgnas.number_formats import FLOAT32
 from lpgnas.operators import ACTIVATIONS, LEAKY_SLOPE, Activation
 from lpgnas.spec import INPUT
 from lpgnas.torch_scores import TorchScores
 
 Rival = Callable[[], Tensor]
 """One inference: the logits [N, C] float32 of the graph that it was made for."""
+FloatArray = npt.NDArray[np.float32]
+ArrayRival = Callable[[], FloatArray]
+"""The same without torch."""
 
 _LOG_2 = math.log(2.0)
 """The trained softmax is one of powers of 2, a float one of powers of e: scores are scaled by this."""
@@ -57,6 +64,34 @@ def _evaluated(activation: Activation, value: Tensor) -> Tensor:
     return value.clamp(min=activation.low, max=activation.high)
 
 
+def float_model(model: QuantizedModel) -> QuantizedModel:
+    """The same parameters without any quantisation: what the rivals have to give."""
+    layers = tuple(replace(layer, formats=dict.fromkeys(layer.formats, FLOAT32)) for layer in model.spec.layers)
+    made = QuantizedModel(replace(model.spec, layers=layers, input_format=FLOAT32), 0, model.words)
+    made.load_state_dict(model.state_dict())
+    return made
+
+
+class _RealCoefficients(GraphTensors):
+    """A graph whose coefficients of degrees are not rounded to 15 bits."""
+
+    def _neighbourhood(self, *, self_loops: bool) -> Neighbourhood:
+        near = super()._neighbourhood(self_loops=self_loops)
+        degree = torch.from_numpy(self.in_degree + int(self_loops)).to(self.dtype)[:, None]
+        inverse = torch.where(degree > 0, 1.0 / degree.clamp(min=1.0), torch.zeros_like(degree))
+        return replace(near, rsqrt=inverse.sqrt(), recip=inverse)
+
+
+def float_logits(model: QuantizedModel, graph: Graph) -> npt.NDArray[np.float64]:
+    """Logits [N, C] of `float_model` on a graph, computed in float64 with real coefficients of degrees."""
+    spec, dtype = model.spec, torch.float64
+    rounded = graph_tensors(graph, None, spec.rounding, row_normalize=spec.row_normalize, dtype=dtype)
+    given = {one.name: getattr(rounded, one.name) for one in fields(rounded)}
+    with torch.no_grad():
+        logits: npt.NDArray[np.float64] = float_model(model).double()(_RealCoefficients(**given)).numpy()
+    return logits
+
+
 def _feature_rows(model: QuantizedModel, graph: Graph) -> Any:  # noqa: ANN401 - a scipy CSR array
     """The features as float references read them [N, F], or [N, K] of the kept words."""
     rows = sparse.csr_array(graph.x)
@@ -74,6 +109,20 @@ def _edges(graph: Graph, *, self_loops: bool) -> tuple[np.ndarray, np.ndarray]:
         source, target = np.concatenate([source, nodes]), np.concatenate([target, nodes])
     order = np.argsort(target, kind="stable")
     return source[order], target[order]
+
+
+def _adjacency(block: QuantizedLayer, graph: Graph) -> Any:  # noqa: ANN401 - a scipy CSR array
+    """What an edge without a score weighs [N, N], by target, in edge order."""
+    source, target = _edges(graph, self_loops=block.spec.self_loops)
+    degree = np.bincount(target, minlength=graph.num_nodes)
+    weights = np.ones(len(source))
+    if block.attention.degree_factors:
+        root = 1.0 / np.sqrt(np.maximum(degree, 1))
+        weights = root[source] * root[target]
+    elif block.spec.aggregation == "mean":
+        weights = 1.0 / degree[target]
+    indptr, size = np.concatenate([[0], np.cumsum(degree)]), (graph.num_nodes, graph.num_nodes)
+    return sparse.csr_array((weights, source, indptr), shape=size)
 
 
 def _edge_scores(block: QuantizedLayer, by_head: Tensor, source: Tensor, target: Tensor) -> Tensor:
@@ -135,20 +184,14 @@ class _CsrLayer:
     def __init__(self, block: QuantizedLayer, graph: Graph) -> None:
         self._block, self._spec = block, block.spec
         self._nodes = graph.num_nodes
-        source, target = _edges(graph, self_loops=self._spec.self_loops)
-        degree = np.bincount(target, minlength=graph.num_nodes)
-        self._source, self._target = torch.from_numpy(source), torch.from_numpy(target)
-        indptr = np.concatenate([[0], np.cumsum(degree)])
-        self._indptr, self._indices = torch.from_numpy(indptr), torch.from_numpy(source)
+        adjacency = _adjacency(block, graph)
+        degree = np.diff(adjacency.indptr)
+        self._indptr, self._source = (
+            torch.from_numpy(a.astype(np.int64)) for a in (adjacency.indptr, adjacency.indices)
+        )
+        self._target = torch.from_numpy(np.repeat(np.arange(graph.num_nodes), degree))
         self._mean = torch.from_numpy(1.0 / np.maximum(degree, 1)).float()[:, None]
-        weights = np.ones(len(source))
-        if block.attention.degree_factors:
-            root = 1.0 / np.sqrt(np.maximum(degree, 1))
-            weights = root[source] * root[target]
-        elif self._spec.aggregation == "mean":
-            weights = 1.0 / degree[target]
-        size = (graph.num_nodes, graph.num_nodes)
-        self._adjacency = csr_tensor(sparse.csr_array((weights, source, indptr), shape=size), torch.float32)
+        self._adjacency = csr_tensor(adjacency, torch.float32)
 
     def _product(self, values: list[Tensor], prefix: str) -> Tensor:
         """The sources side by side times a weight; the features stay sparse."""
@@ -191,11 +234,79 @@ class _CsrLayer:
         parts = []
         for head in range(heads):
             matrix = torch.sparse_csr_tensor(
-                self._indptr, self._indices, share[:, head].contiguous(), size=size, check_invariants=False
+                self._indptr, self._source, share[:, head].contiguous(), size=size, check_invariants=False
             )
             parts.append(matrix @ by_head[:, head].contiguous())
         joined = torch.cat(parts, dim=1)
         return joined * self._mean if self._spec.aggregation == "mean" else joined
+
+
+# --- scipy ---
+
+
+def scipy_refusal(model: QuantizedModel) -> str:
+    """Why products of sparse matrices cannot be this model; empty where they can."""
+    for index, block in enumerate(model.blocks):
+        if block.attention.learned:
+            return f"block {index} weighs edges by a softmax ({block.spec.attention}), which is no matrix product"
+        if block.attention.neighbours and block.spec.aggregation == "max":
+            return f"block {index} takes maxima, which are no matrix product"
+    return ""
+
+
+def scipy_rival(model: QuantizedModel, graph: Graph) -> ArrayRival:
+    """The architecture as `scipy.sparse` CSR products in float32, the features' included.
+
+    Raises:
+        LoweringError: a block that is no matrix product; see `scipy_refusal`.
+    """
+    refusal = scipy_refusal(model)
+    if refusal:
+        raise LoweringError(f"no model of scipy products: {refusal}")
+    features = _feature_rows(model, graph).astype(np.float32)
+    blocks = [_ScipyBlock(block, graph) for block in model.blocks]
+
+    def run() -> FloatArray:
+        values: dict[int, Any] = {INPUT: features}
+        for index, block in enumerate(blocks):
+            values[index] = block([values[source] for source in model.spec.sources(index)])
+        logits: FloatArray = values[len(blocks) - 1]
+        return logits
+
+    return run
+
+
+class _ScipyBlock:
+    """One block on one graph."""
+
+    def __init__(self, block: QuantizedLayer, graph: Graph) -> None:
+        self._spec, self._activation = block.spec, ACTIVATIONS.get(block.spec.activation)
+        self._adjacency = _adjacency(block, graph).astype(np.float32) if block.attention.neighbours else None
+        self._bias = block.bias.detach().numpy()
+        self._weights = {"weight": block.whole("weight").detach().numpy()}
+        if block.spec.shortcut == "linear":
+            self._weights["shortcut_weight"] = block.whole("shortcut_weight").detach().numpy()
+
+    def _product(self, values: list[Any], prefix: str) -> FloatArray:
+        ends = np.cumsum([value.shape[1] for value in values])
+        parts = np.split(self._weights[prefix], ends[:-1], axis=1)
+        products: list[FloatArray] = [value @ part.T for value, part in zip(values, parts, strict=True)]
+        return products[0] if len(products) == 1 else np.sum(products, axis=0)
+
+    def __call__(self, values: list[Any]) -> FloatArray:
+        total: FloatArray = self._product(values, "weight")
+        if self._adjacency is not None:
+            total = self._adjacency @ total
+        if self._spec.shortcut == "identity":
+            total = total + (values[0].toarray() if sparse.issparse(values[0]) else values[0])
+        elif self._spec.shortcut == "linear":
+            total = total + self._product(values, "shortcut_weight")
+        total = total + self._bias
+        if self._activation.function is not None:
+            return self._activation.function(total.astype(np.float64)).astype(np.float32)
+        low, high = self._activation.low, self._activation.high
+        clipped: FloatArray = total if low is None and high is None else np.clip(total, low, high)
+        return clipped
 
 
 # --- PyG ---

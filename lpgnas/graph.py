@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TypeAlias
+from typing import Any, TypeAlias, TypeGuard
 
 import numpy as np
 import numpy.typing as npt
@@ -108,10 +108,18 @@ class Graph:
         return int(self.in_degree.max(initial=0))
 
 
+def is_array(x: object) -> TypeGuard[npt.NDArray[Any]]:
+    """Whether `x` is an array whose shape and entries mean what they do everywhere: no matrix, nothing masked."""
+    return isinstance(x, np.ndarray) and not isinstance(x, np.matrix | np.ma.MaskedArray)
+
+
 def check_features(x: Features, name: str) -> None:
     """Refuse features that are not [N >= 1, F >= 1] float32 with finite values."""
-    if not isinstance(x, np.ndarray) and not (sparse.issparse(x) and x.format == "csr"):
+    taken = is_array(x) if isinstance(x, np.ndarray) else sparse.issparse(x) and x.format == "csr"
+    if not taken:
         raise GraphError(f"{name}: x must be a NumPy array or a scipy CSR array, got {type(x).__name__}")
+    if not isinstance(x, np.ndarray):
+        _check_csr(x, name)
     if x.ndim != 2:
         raise GraphError(f"{name}: x must have shape [num_nodes, num_features], got shape {x.shape}")
     if x.shape[0] == 0:
@@ -121,11 +129,6 @@ def check_features(x: Features, name: str) -> None:
     if x.dtype != np.float32:
         raise GraphError(f"{name}: x must be float32, got {x.dtype}; convert with x.astype('float32')")
     values = x if isinstance(x, np.ndarray) else x.data
-    if not isinstance(x, np.ndarray):
-        try:
-            x.check_format(full_check=True)  # scipy builds arrays whose indices leave them
-        except ValueError as error:
-            raise GraphError(f"{name}: x is a malformed CSR array: {error}") from error
     finite = np.isfinite(values)
     if not finite.all():
         where = np.argwhere(~finite)[0]
@@ -135,10 +138,32 @@ def check_features(x: Features, name: str) -> None:
         )
 
 
+def _check_csr(x: sparse.csr_array, name: str) -> None:
+    """Refuse arrays whose indices leave them: scipy makes them, and its check passes an `indptr` that falls to 0."""
+    for part in ("data", "indices", "indptr"):
+        array = getattr(x, part)
+        kinds = None if part == "data" else (np.dtype(np.int32), np.dtype(np.int64))
+        if not is_array(array) or array.ndim != 1 or (kinds is not None and array.dtype not in kinds):
+            raise GraphError(
+                f"{name}: x is a malformed CSR array: {part} is no array of one dimension, or not of integers"
+            )
+    indptr, (rows, columns) = x.indptr, x.shape
+    stored = min(x.data.size, x.indices.size)
+    rises = indptr.size == rows + 1 and indptr[0] == 0 and not (indptr[1:] < indptr[:-1]).any()
+    if not rises or indptr[-1] > stored:
+        raise GraphError(
+            f"{name}: x is a malformed CSR array: indptr must rise from 0 to at most {stored} in {rows} steps"
+        )
+    used = x.indices[: indptr[-1]]
+    if used.size and not 0 <= int(used.min()) <= int(used.max()) < columns:
+        raise GraphError(f"{name}: x is a malformed CSR array: indices must lie in [0, {columns})")
+    x.prune()  # entries beyond the last row
+
+
 def check_edges(edge_index: IntArray, num_nodes: int, name: str) -> None:
     """Refuse an `edge_index` that is not [2, E] int64 with every entry in [0, num_nodes)."""
-    if not isinstance(edge_index, np.ndarray) or edge_index.dtype != np.int64:
-        kind = getattr(edge_index, "dtype", type(edge_index).__name__)
+    if not is_array(edge_index) or edge_index.dtype != np.int64:
+        kind = edge_index.dtype if is_array(edge_index) else type(edge_index).__name__
         raise GraphError(f"{name}: edge_index must be an int64 array, got {kind}; convert with .astype('int64')")
     if edge_index.ndim != 2 or edge_index.shape[0] != 2:
         raise GraphError(f"{name}: edge_index must have shape [2, num_edges], got {edge_index.shape}")

@@ -11,9 +11,23 @@ import pandas as pd
 import pytest
 import runs
 
-from benchmarks import differentiable, input_words, kernels, many_labels, run_time, strategies, teachers, transforms
+from benchmarks import (
+    differentiable,
+    edges,
+    inference,
+    input_words,
+    kernels,
+    many_labels,
+    run_time,
+    strategies,
+    teachers,
+    threads,
+    transforms,
+)
+from lpgnas.bench import PREPARED
 from lpgnas.cost_models.spec_cost import spec_cost
 from lpgnas.graph import Graph
+from lpgnas.pipeline import Run
 from lpgnas.rows import Rows, key_of
 from lpgnas.strategy import SearchSettings
 
@@ -238,3 +252,44 @@ def test_contenders_of_a_comparison_agree() -> None:
         calls[kernels.OURS]()
         shift = 5 if kind == "sum" else 12
         assert np.array_equal(task.out, np.clip(np.rint(np.ldexp(sums.astype(np.float64), -shift)), -128, 127))
+
+
+def test_threads_are_timed_on_equal_codes() -> None:
+    rows = pd.DataFrame([threads.measure(case) for case in threads.QUICK])
+    for what in ("wall", "longest"):
+        for count in (1, 2):
+            assert (rows[f"{what}_{count}_q1_ms"] > 0).all()
+    row = rows.iloc[0].copy()
+    row["wall_1_median_ms"], row["wall_2_median_ms"], row["longest_2_median_ms"] = 3.0, 2.0, row["longest_1_median_ms"]
+    text = threads.summary(pd.DataFrame([row]))
+    assert "| second-level cache | 500 | 5,000 | 0.031 MiB | 3.000 (" in text
+    assert "| 1.50 |" in text
+    assert text.rstrip().endswith("| 1.00 |")
+
+
+def test_time_grows_with_edges() -> None:
+    measured = pd.DataFrame(edges.measure(edges.QUICK[0]))
+    assert list(measured["edges"]) == [1000, 2000, 3000]
+    assert measured[["median_ms"]].gt(0).all(axis=None)
+    assert edges.figure(measured).startswith(b"\x89PNG")
+    table = measured.assign(median_ms=[1.5, 2.5, 3.5], checks_ms=[np.nan, np.nan, 0.07], wide_ms=[np.nan, np.nan, 7.0])
+    assert np.allclose(edges.fit(table), (1000.0, 0.5, 1.0))
+    assert "| second-level cache | 300 | 0.018 MiB | 1,000 to 3,000 | 1.500 to 3.500 | 1000.00 | 0.500 | 1.0000 |" in (
+        text := edges.summary(table)
+    )
+    assert "| second-level cache | 3,000 | 0.070 | 3.500 | 7.000 | 2.0 % | 1.0 % |" in text
+    assert edges.fit(table.assign(median_ms=[1.0, 2.0, 1.0]))[2] == pytest.approx(0.0)
+
+
+def test_whole_inferences_are_timed(small_run: Path) -> None:
+    run = Run(small_run)
+    rows = pd.DataFrame(inference.rows_of("cora", "searched", run, 2))
+    assert list(rows[rows["kind"] == "inference"]["what"]) == [inference.WHOLE, PREPARED, inference.TORCH]
+    assert len(rows) == 3 + len(run.program().operations)
+    assert (rows[["q1_ms", "median_ms", "q3_ms"]] > 0).all(axis=None)
+    rows.loc[rows["what"] == PREPARED, "median_ms"] = 2.0
+    rows.loc[rows["what"] == inference.TORCH, "median_ms"] = 9.0
+    rows.loc[rows["kind"] == "operation", "median_ms"] = 0.5
+    text = inference.summary(rows, 2, inference.QUICK)
+    assert "| 4.5 | 8 |" in text
+    assert text.count("| 25 % |") == len(run.program().operations)

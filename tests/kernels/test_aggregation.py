@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from lpgnas.errors import GraphError, KernelError
 from lpgnas.integer_program import INT32_LIMIT, MAX_TOTAL
-from lpgnas.kernels.aggregation import Bounds, aggregate, short_sums
+from lpgnas.kernels.aggregation import ROW_EDGES, Bounds, aggregate, row_blocks, short_sums
 from lpgnas.kernels.csr import CsrGraph
 from lpgnas.kernels.spmm import Epilogue, aggregate_max, aggregate_sum
 from lpgnas.number_formats import Rounding
@@ -70,11 +70,10 @@ def expected(case: Case) -> np.ndarray:
     return np.array(rows)
 
 
-def run(case: Case) -> np.ndarray:
+def run(case: Case, threads: int = 1) -> np.ndarray:
     case.out[:] = 77
-    aggregate(
-        case.graph, case.message, case.epilogue, case.bounds, case.out, maximum=case.maximum, weights=case.weights
-    )
+    rest = (case.graph, case.message, case.epilogue, case.bounds, case.out)
+    aggregate(*rest, maximum=case.maximum, weights=case.weights, threads=threads)
     return case.out
 
 
@@ -180,6 +179,30 @@ def test_every_width_equals_plain_loops(width: int, maximum: bool) -> None:
         aggregate(graph, message, epilogue, Bounds(128, 1 << 20, 1 << 21), out, maximum=maximum)
         assert np.array_equal(out, plain)
         assert (memory[:guard] == 99).all() and (memory[guard + plain.size :] == 99).all()
+
+
+@settings(deadline=None, max_examples=60)
+@given(seed=st.integers(0, 1 << 30), width=st.sampled_from(WIDTHS[:14]), threads=st.integers(2, 9))
+def test_threads_give_the_same(seed: int, width: int, threads: int) -> None:
+    """More of them than nodes too; with and without factors, shortcuts and weights, in rows and in plain loops."""
+    case = random_case(np.random.default_rng(seed), width)
+    bounds = replace(case.bounds, accumulator=INT32_LIMIT)
+    for one in (case, *([] if case.weights is not None else [replace(case, bounds=bounds)])):
+        assert np.array_equal(run(one, threads), expected(case))
+
+
+def test_rows_are_shared_out_by_their_edges() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(100):
+        degree = rng.integers(0, 50, int(rng.integers(1, 60))) ** int(rng.integers(1, 3))
+        indptr = np.concatenate([[0], np.cumsum(degree)])
+        count = int(rng.integers(1, 9))
+        blocks = row_blocks(indptr, count)
+        assert 1 <= len(blocks) <= count
+        assert [blocks[0][0], *(last for _, last in blocks)] == [*(first for first, _ in blocks), degree.size]
+        work = [int((degree[first:last] + ROW_EDGES).sum()) for first, last in blocks]
+        assert max(work) <= sum(work) / count + int(degree.max()) + ROW_EDGES
+        assert min(work) > 0
 
 
 @pytest.mark.parametrize("sign", [-1, 1])

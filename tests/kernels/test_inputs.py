@@ -18,7 +18,7 @@ from lpgnas.graph import Features
 from lpgnas.integer_program import IntegerProgram
 from lpgnas.kernels.csr import CsrGraph
 from lpgnas.kernels.executor import Executor
-from lpgnas.kernels.quantize import SparseCodes, code_dtype, quantize_features
+from lpgnas.kernels.quantize import SAMPLED_ROWS, SparseCodes, code_dtype, quantize_features, quantize_input
 from lpgnas.kernels.reference import run_reference
 from lpgnas.number_formats import FixedPoint, Rounding, quantize_array
 
@@ -91,6 +91,33 @@ def test_quantisation_equals_its_definition(
     assert codes.dtype == code_dtype(bits, signed=signed)
     assert codes[0].tolist() == quantize_array(values, fmt, rounding).tolist()
     assert codes.tolist() == naive.quantize_input([values], fmt, rounding)
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize("bits", [1, 2, 8])
+@pytest.mark.parametrize(("nodes", "share"), [(1, 0.0), (3, 0.1), (300, 0.02), (300, 0.45), (300, 0.9), (300, 1.0)])
+def test_dense_features_of_many_zeros_become_sparse(nodes: int, share: float, bits: int, order: str) -> None:
+    rng = np.random.default_rng(nodes)
+    x = np.asarray((rng.random((nodes, 40)) < share) * rng.uniform(0, 4, (nodes, 40)), dtype=np.float32, order=order)  # type: ignore[call-overload]
+    fmt = FixedPoint(bits, 0, signed=False)
+    dense = quantize_features(x, fmt, Rounding.HALF_EVEN)
+    codes = quantize_input(x, fmt, Rounding.HALF_EVEN)
+    assert isinstance(codes, SparseCodes) == (share < (0.5 if bits == 1 else 0.12))
+    if isinstance(codes, SparseCodes):
+        assert (codes.codes != 0).all()
+        assert (np.diff(codes.indptr) >= 0).all()
+        codes = codes.dense(40)
+    assert codes.dtype == code_dtype(bits, signed=False)
+    assert np.array_equal(codes, dense)
+
+
+def test_rows_that_were_not_sampled_decide_too() -> None:
+    """Every third row is empty, the others are full: the sample sees zeros alone."""
+    x = np.ones((3 * SAMPLED_ROWS, 5), dtype=np.float32)
+    x[::3] = 0
+    codes = quantize_input(x, FixedPoint(1, 0, signed=False), Rounding.HALF_EVEN)
+    assert isinstance(codes, np.ndarray)
+    assert np.array_equal(codes, x)
 
 
 @pytest.mark.parametrize("self_loops", [False, True])
