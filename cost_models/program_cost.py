@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from lpgnas.cost_models.latency import DENSE, LOOKUP, SCORE, SPARSE, LatencyTable, aggregate_kind
+from lpgnas.cost_models.latency import DENSE, LOGITS, LOOKUP, SCORE, LatencyTable, Work, aggregate_kind, feature_kind
 from lpgnas.cost_models.rows import (
     CLAMP_BITS,
     DEGREE_COEFFICIENT_BITS,
@@ -57,8 +57,10 @@ def program_cost(program: IntegerProgram, size: GraphSize, *, latency: LatencyTa
         made = _facet(_COSTS, operation)(program, operation, size)
         if latency is not None:
             works = _facet(_WORK, operation)(program, operation, size)
+            if program.output in writes(operation):
+                works[-1].append(_decoding(program, size))
             for place, parts in enumerate(works, start=len(made) - len(works)):  # the tensors that it writes come last
-                made[place] = replace(made[place], latency_ns=sum(latency.nanoseconds(*part) for part in parts))
+                made[place] = replace(made[place], latency_ns=sum(latency.nanoseconds(part) for part in parts))
         rows += made
         bits = _facet(_PARAMETERS, operation)(operation)
         parameters[operation.layer] = parameters.get(operation.layer, 0) + bits
@@ -147,38 +149,42 @@ def _aggregate_parameters(operation: Aggregate) -> int:
     return len(shifts) * SHIFT_BITS + CLAMP_BITS
 
 
-Work = tuple[str, int, int, int]
-"""Kind, size, columns and bits of an operation, as a latency table has them."""
-
-
 def _transform_work(program: IntegerProgram, operation: Transform, size: GraphSize) -> list[list[Work]]:
     weight, columns = program.array(operation.weight), program.tensor(operation.output).columns
 
     def work(source: Tensor) -> Work:
         sparse = size.num_nonzeros if source == program.input else None
-        kind, codes = (DENSE, size.num_nodes * source.columns) if sparse is None else (SPARSE, sparse)
-        return kind, codes, columns, weight.bits * source.bits
+        kind, codes = DENSE, size.num_nodes * source.columns
+        if sparse is not None:
+            kind, codes = feature_kind(size, source.bits), sparse
+        return Work(kind, size.num_nodes, codes, columns, source.bits, weight.bits)
 
     return [[work(program.tensor(name)) for name in operation.inputs]]
 
 
 def _score_work(program: IntegerProgram, operation: Score, size: GraphSize) -> list[list[Work]]:
-    message = program.tensor(operation.input)
+    message, nodes = program.tensor(operation.input), size.num_nodes
     weights = (program.array(weight) for weight, _ in operation.products().values())
-    return [[(SCORE, size.num_nodes, message.columns, weight.bits * message.bits)] for weight in weights]
+    return [
+        [Work(SCORE, nodes, nodes, message.columns, message.bits, weight.bits, operation.heads)] for weight in weights
+    ]
 
 
 def _aggregate_work(program: IntegerProgram, operation: Aggregate, size: GraphSize) -> list[list[Work]]:
     kind = aggregate_kind(operation.attention, operation.aggregation)
     message, reads_edges = program.tensor(operation.input), ATTENTIONS.get(operation.attention).neighbours
-    rows = size.edges(self_loops=operation.self_loops) if reads_edges else size.num_nodes
+    edges = size.edges(self_loops=operation.self_loops) if reads_edges else size.num_nodes
     probability = 1 if operation.table is None else program.array(operation.table).bits
-    return [[(kind, rows, message.columns, probability * message.bits)]]
+    return [[Work(kind, size.num_nodes, edges, message.columns, message.bits, probability, operation.heads)]]
 
 
 def _lookup_work(program: IntegerProgram, operation: Lookup, size: GraphSize) -> list[list[Work]]:
     source = program.tensor(operation.input)
-    return [[(LOOKUP, size.num_nodes, source.columns, source.bits)]]
+    return [[Work(LOOKUP, size.num_nodes, size.num_nodes, source.columns, source.bits)]]
+
+
+def _decoding(program: IntegerProgram, size: GraphSize) -> Work:
+    return Work(LOGITS, size.num_nodes, size.num_nodes, program.logits.columns, program.logits.bits)
 
 
 _WORK: dict[type, Callable[[IntegerProgram, Any, GraphSize], list[list[Work]]]] = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -39,7 +40,7 @@ from lpgnas.kernels.csr import CsrGraph
 from lpgnas.kernels.linear import add_dense, add_sparse, transform_dense, transform_sparse, write_totals
 from lpgnas.kernels.lookup import look_up
 from lpgnas.kernels.quantize import SparseCodes, code_dtype, quantize_features
-from lpgnas.kernels.spmm import Epilogue, take_own
+from lpgnas.kernels.spmm import Epilogue
 from lpgnas.kernels.transform_tiles import (
     DenseScratch,
     SparseScratch,
@@ -173,6 +174,7 @@ class Inference:
         self._edge_index = edge_index
         self._nodes = int(x.shape[0])
         self._graphs: dict[bool, CsrGraph] = {}
+        self._factors: dict[tuple[str, bool], npt.NDArray[np.int64]] = {}
         self._dense_scratches: dict[int, DenseScratch] = {}  # by the identity of a weight, which lives in `parts`
         self._sparse_scratches: dict[int, SparseScratch] = {}
         loops = {op.self_loops for op in program.operations if isinstance(op, Aggregate) and _reads_edges(op)}
@@ -192,6 +194,10 @@ class Inference:
         """Every operation, in order."""
         for operation in self._program.operations:
             self.step(operation)
+        return self.prediction()
+
+    def prediction(self) -> Prediction:
+        """The logits; all operations have to be done."""
         codes = self._tensors[self._program.output].astype(np.int64)
         return Prediction(codes, decode(self._program, codes), self._arena_bytes)
 
@@ -217,6 +223,19 @@ class Inference:
             self._graphs[self_loops] = CsrGraph.from_edges(self._edge_index, self._nodes, self_loops=self_loops)
         return self._graphs[self_loops]
 
+    @cached_property
+    def _loops(self) -> CsrGraph:
+        """One edge i -> i a node: where no edge is read, the aggregate of every node is its own message."""
+        return CsrGraph.from_edges(np.empty((2, 0), dtype=np.int64), self._nodes, self_loops=True)
+
+    def _factor(self, kind: str, self_loops: bool) -> npt.NDArray[np.int64]:
+        """A coefficient of every node, which depends on the graph alone."""
+        if (kind, self_loops) not in self._factors:
+            degree = self._graph(self_loops).degree
+            made = rsqrt15(degree) if kind == "rsqrt" else reciprocal(COEFFICIENT_BITS, degree)
+            self._factors[kind, self_loops] = made
+        return self._factors[kind, self_loops]
+
     def _codes(self, name: str) -> AnyCodes:
         """Dense codes of a tensor; a sparse input is filled up once if something else than a transform reads it."""
         if name != self._program.input.name:
@@ -231,7 +250,7 @@ class Inference:
     def _transform(self, operation: Transform) -> None:
         out = self._program.tensor(operation.output)
         by = rescale(operation.shift, self._program.rounding, out.low, out.high)
-        factor = rsqrt15(self._graph(operation.self_loops).degree) if operation.degree_factor else _NO_FACTOR
+        factor = self._factor("rsqrt", operation.self_loops) if operation.degree_factor else _NO_FACTOR
         scratch, codes = self._scratch(out.columns, operation.accumulator_bits), self._tensors[out.name]
         parts = self._parts[out.name]
         if len(parts) > 1:
@@ -312,9 +331,9 @@ class Inference:
         program, columns = self._program, self._program.tensor(operation.output).columns
         factor = _NO_FACTOR
         if ATTENTIONS.get(operation.attention).degree_factors:
-            factor = rsqrt15(self._graph(operation.self_loops).degree)
+            factor = self._factor("rsqrt", operation.self_loops)
         elif operation.aggregation == "mean":
-            factor = reciprocal(COEFFICIENT_BITS, self._graph(operation.self_loops).degree)
+            factor = self._factor("reciprocal", operation.self_loops)
         bias = np.zeros(columns, dtype=np.int64)
         if operation.bias is not None:
             bias = program.array(operation.bias).values.astype(np.int64) << operation.bias_shift
@@ -326,11 +345,8 @@ class Inference:
 
     def _aggregate(self, operation: Aggregate) -> None:
         message, epilogue = self._codes(operation.input), self._epilogue(operation)
-        out = self._tensors[operation.output]
-        if not _reads_edges(operation):
-            take_own(message, epilogue, out)
-            return
-        graph = self._graph(operation.self_loops)
+        out, reads_edges = self._tensors[operation.output], _reads_edges(operation)
+        graph = self._graph(operation.self_loops) if reads_edges else self._loops
         magnitude = self._program.tensor(operation.input).magnitude
         bounds = Bounds(magnitude, operation.accumulator_bound, operation.total_bound)
         score = ATTENTIONS.get(operation.attention).score

@@ -6,7 +6,6 @@ and prepare, are timed apart. Times depend on the machine, so `bench.json` is no
 
 from __future__ import annotations
 
-import platform
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from lpgnas.graph import Graph
 from lpgnas.integer_program import IntegerProgram, writes
 from lpgnas.kernels.executor import Executor
 from lpgnas.layers import QuantizedModel
+from lpgnas.machine import cpu_name
 from lpgnas.pipeline import PROGRAM, Run
 from lpgnas.report import markdown_table
 from lpgnas.results import package_versions, read_file, sha256, to_json, write_atomic
@@ -155,16 +155,6 @@ def bench_table(result: dict[str, Any]) -> str:
     whole = markdown_table(["inference", "median", "quartiles", "first call", ""], rows)
     rows = [[one["block"], one["operation"], one["writes"], *_cells(one)] for one in result["operations"]]
     return head + whole + "\n" + markdown_table(["block", "operation", "writes", "median", "quartiles"], rows)
-
-
-def cpu_name() -> str:
-    """The processor as the system calls it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    named = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    return next(named, "") or platform.processor() or platform.machine()
 
 
 def _cells(one: dict[str, Any]) -> list[str]:

@@ -158,6 +158,11 @@ def _add_files(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     cost.add_argument("--dataset", required=True, help=_HELP["dataset"])
     cost.add_argument("--latency-table", type=Path, help=_HELP["latency_table"])
     cost.add_argument("--json", action="store_true", help="print JSON instead of the table")
+    calibrate = _command(
+        commands, "calibrate", "measure a latency table of this machine; the same command goes on", _calibrate
+    )
+    calibrate.add_argument("--out", type=Path, required=True, help="the table, a JSON file (docs/budgets.md)")
+    calibrate.add_argument("--quick", action="store_true", help="fewer places: seconds, and rougher predictions")
     bench = _command(commands, "bench", "latency of a run's program beside PyG and torch in float32", _bench)
     bench.add_argument("run", type=Path, help="a run folder")
     bench.add_argument("--threads", type=int, default=1, help="of torch and PyG; the integer program takes one")
@@ -419,6 +424,16 @@ def _cost(options: argparse.Namespace) -> None:
         cost = program_cost(model, size, latency=latency)
     totals = "\n".join(f"{name:>24} {value:>16,}" for name, value in cost.totals().items())
     sys.stdout.write(cost.to_json() if options.json else f"{cost.table().to_string(index=False)}\n\n{totals}\n")
+
+
+def _calibrate(options: argparse.Namespace) -> None:
+    from lpgnas.calibration import calibrate
+    from lpgnas.progress import standard_error
+
+    table = calibrate(options.out, quick=options.quick, stream=standard_error(quiet=options.quiet))
+    kinds = len({point.operation for point in table.points})
+    threads = f"{table.threads} thread{'s' if table.threads > 1 else ''}"
+    sys.stdout.write(f"{table.device}, {threads}: {len(table.points):,} times of {kinds} operations\n")
 
 
 def _bench(options: argparse.Namespace) -> None:
