@@ -125,8 +125,8 @@ def summary(rows: pd.DataFrame) -> str:
     )  # fmt: skip
     told = (
         f"Made by `python -m benchmarks.latency_model --table TABLE.json --data-root FOLDER` on {cpu_name()}, one "
-        "thread, processor time, with a table of `lpgnas calibrate` on the same machine. Prepared inferences of programs with "
-        "random codes; a ratio is predicted over measured.\n\n"
+        "thread, processor time, with a table of `lpgnas calibrate` on the same machine. Prepared inferences of "
+        "programs with random codes; a ratio is predicted over measured.\n\n"
     )
     whole = markdown_table(["graph", "models", "within 20 %", "median error", "worst ratio"], lines)
     each = [

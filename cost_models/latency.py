@@ -42,11 +42,18 @@ def aggregate_kind(attention: str, aggregation: str) -> str:
     return f"aggregate/{attention}/{aggregation}"
 
 
+def head_kind(attention: str) -> str:
+    """The kind of version 2 that times one more head of a learned attention, of the same columns together."""
+    return f"head/{attention}"
+
+
 def known_kinds(version: int = VERSIONS[-1]) -> tuple[str, ...]:
     """Every kind of operation that a program can have, as a schema version tells them apart."""
     pairs = ((one, kind) for one in ATTENTIONS for kind in AGGREGATIONS if kind in ATTENTIONS.get(one).aggregations)
     kinds = (DENSE, SPARSE, SCORE, *(aggregate_kind(*pair) for pair in pairs), LOOKUP)
-    return kinds if version == 1 else (*kinds, ONES, LOGITS)
+    if version == 1:
+        return kinds
+    return (*kinds, *(head_kind(one) for one in ATTENTIONS if ATTENTIONS.get(one).learned), ONES, LOGITS)
 
 
 @dataclass(frozen=True)
@@ -196,8 +203,12 @@ class LatencyTable:
         """
         if work not in self._known:
             self.require((work.kind,))
-            times = (self._time(work, kind) for kind in self._own(work.kind))
-            self._known[work] = math.ceil(max((max(times_of) for times_of in times), default=0))
+            time = max((self._time(work, kind) for kind in self._own(work.kind)), default=Fraction(0))
+            kind = head_kind(work.kind.split("/")[-2]) if work.kind.startswith("aggregate/") else ""
+            if work.heads > 1 and kind in known_kinds(self.version):
+                self.require((kind,))
+                time += (work.heads - 1) * self._time(work, kind)
+            self._known[work] = math.ceil(time)
         return self._known[work]
 
     def _own(self, kind: str) -> list[str]:
@@ -206,18 +217,16 @@ class LatencyTable:
             kind = SPARSE if kind == ONES else kind
         return [less for less in sorted(not_above(kind)) if less in self._grids]
 
-    def _time(self, work: Work, kind: str) -> list[Fraction]:
-        """Times of the work as one of `kind`, none of which it may fall below."""
+    def _time(self, work: Work, kind: str) -> Fraction:
+        """The time of the work as one of `kind`."""
         grid = self._grids[kind]
         if self.version == 1:
-            return [grid.at((work.size, work.columns, work.bits * work.factor_bits))]
+            return grid.at((work.size, work.columns, work.bits * work.factor_bits))
         attention = ATTENTIONS.get(kind.split("/")[1]) if kind.startswith("aggregate/") else None
         multiplies = kind == SCORE or kind.startswith("transform/")
         bits = max(work.bits, work.factor_bits) if multiplies else work.bits
         share = Fraction(work.size, work.rows) if attention is None or attention.neighbours else Fraction(1)
-        heads = work.heads if kind == SCORE or (attention is not None and attention.learned) else 1
-        # h heads take h times as long as one of an h-th of the columns, and no less than fewer heads
-        return [h * grid.at((work.rows, share, -(-work.columns // h), bits)) for h in range(1, heads + 1)]
+        return grid.at((work.rows, share, work.columns, bits))
 
     def require(self, kinds: Sequence[str]) -> None:
         """Refuse a table without one of these operations.
@@ -226,7 +235,8 @@ class LatencyTable:
             LatencyTableError: naming those that are missing.
         """
         if self.version == 1:
-            kinds = [SPARSE if kind == ONES else kind for kind in kinds if kind != LOGITS]
+            known = known_kinds(1)
+            kinds = [one for kind in kinds if (one := SPARSE if kind == ONES else kind) in known]
         missing = [kind for kind in kinds if kind not in self._grids]
         if missing:
             raise LatencyTableError(
@@ -288,6 +298,8 @@ def _space_kinds(space: SearchSpace, size: GraphSize) -> Iterator[str]:
         attention = ATTENTIONS.get(name)
         if attention.score is not None and attention.score.node_weights:
             yield SCORE
+        if attention.learned and space.depth > 1 and space.heads != (1,):
+            yield head_kind(name)
         yield from (aggregate_kind(name, space.aggregation(attention, kind)) for kind in space.aggregations)
     if space.depth > 1 and space.tables():
         yield LOOKUP

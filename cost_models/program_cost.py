@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+from lpgnas.cost_models.energy import access
 from lpgnas.cost_models.latency import DENSE, LOGITS, LOOKUP, SCORE, LatencyTable, Work, aggregate_kind, feature_kind
 from lpgnas.cost_models.rows import (
     CLAMP_BITS,
@@ -87,18 +88,23 @@ def _tensor_bits(tensor: Tensor, size: GraphSize) -> int:
 
 
 def _written(
-    program: IntegerProgram, name: str, size: GraphSize, macs: int, operands: tuple[int, int] | tuple[int]
+    program: IntegerProgram, name: str, size: GraphSize, macs: int, operands: tuple[int, int] | tuple[int], read_aj: int
 ) -> CostRow:
     tensor = program.tensor(name)
-    buffered = 0 if name == program.output else _tensor_bits(tensor, size)
-    return product_row(tensor.layer, _short(name), tensor.bits, buffered, macs, operands)
+    held = _tensor_bits(tensor, size)
+    buffered, moved = 0 if name == program.output else held, read_aj + access(held)
+    return product_row(tensor.layer, _short(name), tensor.bits, buffered, macs, operands, moved_aj=moved)
 
 
 def _transform(program: IntegerProgram, operation: Transform, size: GraphSize) -> list[CostRow]:
     tensor, weight = program.tensor(operation.output), program.array(operation.weight)
     inputs = [program.tensor(name) for name in operation.inputs]
-    products = [size.num_nodes * columns_read(one, program.index) * tensor.columns for one in inputs]
-    sources = [(macs, one.bits, None) for macs, one in zip(products, inputs, strict=True)]
+    sources = []
+    for one in inputs:
+        kept = columns_read(one, program.index)
+        read_aj = access(size.num_nodes * kept * one.bits, _tensor_bits(one, size))
+        read_aj += access(kept * tensor.columns * weight.bits)
+        sources.append((size.num_nodes * kept * tensor.columns, one.bits, read_aj, None))
     buffered = _tensor_bits(tensor, size)
     return [transform_row(tensor.layer, _short(tensor.name), tensor.bits, buffered, weight.bits, sources)]
 
@@ -107,19 +113,26 @@ def _score(program: IntegerProgram, operation: Score, size: GraphSize) -> list[C
     rows = []
     for name, out in operation.products().values():
         weight = program.array(name)
-        operands = (weight.bits, program.tensor(operation.input).bits)
-        rows.append(_written(program, out, size, size.num_nodes * weight.values.size, operands))
+        message = program.tensor(operation.input)
+        read_aj = access(_tensor_bits(message, size)) + access(weight.values.size * weight.bits)
+        operands = (weight.bits, message.bits)
+        rows.append(_written(program, out, size, size.num_nodes * weight.values.size, operands, read_aj))
     return rows
 
 
 def _aggregate(program: IntegerProgram, operation: Aggregate, size: GraphSize) -> list[CostRow]:
     message = program.tensor(operation.input)
-    edges = size.edges(self_loops=operation.self_loops) if ATTENTIONS.get(operation.attention).neighbours else 0
-    macs = edges * message.columns
+    neighbours = ATTENTIONS.get(operation.attention).neighbours
+    edges = size.edges(self_loops=operation.self_loops) if neighbours else 0
+    macs, rows = edges * message.columns, edges if neighbours else size.num_nodes
+    by_edge = [message, *(program.tensor(name) for name in operation.node_scores().values())]
+    read_aj = sum(access(rows * one.columns * one.bits, _tensor_bits(one, size)) for one in by_edge)
+    if operation.shortcut is not None:
+        read_aj += access(_tensor_bits(program.tensor(operation.shortcut), size))
     operands: tuple[int, int] | tuple[int] = (message.bits,)
     if operation.table is not None:
         operands = (program.array(operation.table).bits, message.bits)
-    written = _written(program, operation.output, size, macs, operands)
+    written = _written(program, operation.output, size, macs, operands, read_aj)
     return [*_score_products(program, operation, message, macs), written]
 
 
@@ -138,7 +151,10 @@ def _score_products(program: IntegerProgram, operation: Aggregate, message: Tens
 
 
 def _lookup(program: IntegerProgram, operation: Lookup, size: GraphSize) -> list[CostRow]:
-    return [_written(program, operation.output, size, 0, (1,))]
+    table, output = program.array(operation.table), program.tensor(operation.output)
+    read_aj = access(_tensor_bits(program.tensor(operation.input), size))
+    read_aj += access(_tensor_bits(output, size), table.values.size * table.bits)
+    return [_written(program, operation.output, size, 0, (1,), read_aj)]
 
 
 def _aggregate_parameters(operation: Aggregate) -> int:

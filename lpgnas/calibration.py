@@ -33,6 +33,7 @@ from lpgnas.cost_models.latency import (
     LatencyTable,
     Point,
     aggregate_kind,
+    head_kind,
     known_kinds,
 )
 from lpgnas.integer_program import Aggregate, IntegerProgram, Lookup, Operation, Score
@@ -49,6 +50,8 @@ WEIGHT_BITS = 8
 """Of all weights: narrower ones are laid out in bytes too, and take as long."""
 TABLE_BITS = 8
 """Most of scores, and of what is looked up."""
+HEADS = 4
+"""Heads of learned attentions beside one."""
 FEWEST_TURNS = 3
 LONG_NS = 400_000_000
 """Operations that have taken this long together have turned often enough, after the fewest turns."""
@@ -63,7 +66,8 @@ class Cell:
     """One place of the table, and what is measured there.
 
     Attributes:
-        what: `sparse` or `dense` (a transform of features), or `blocks` (everything that follows it).
+        what: `sparse` or `dense` (a transform of features), `blocks` (all that follows it) or `heads` (of learned
+            attentions).
         rows: nodes.
         share: non-zeros, columns or edges a node.
         columns: of the output.
@@ -83,14 +87,14 @@ class Cell:
 
     @property
     def weight(self) -> int:
-        """About how long it takes, in milliseconds; `blocks` have twenty operations."""
-        costs = {"sparse": (20, 3), "dense": (20, 1), "blocks": (400, 100)}
+        """About how long it takes, in milliseconds; `blocks` and `heads` have many operations."""
+        costs = {"sparse": (20, 3), "dense": (20, 1), "blocks": (400, 100), "heads": (200, 100)}
         fixed, each = costs[self.what]
         return fixed + self.rows * self.share * each * (8 + self.columns) // 1_000_000
 
     def point(self, kind: str, *, bits: int = 0) -> Point:
         """The point of an operation that is measured here, of codes of `bits` (default: the cell's), its time open."""
-        reads_share = kind.startswith("transform/") or kind.startswith("aggregate/")
+        reads_share = kind.startswith(("transform/", "aggregate/", "head/"))
         size = self.rows * (self.share if reads_share else 1)
         return Point(kind, size, self.columns, bits or self.bits, 1, self.rows)
 
@@ -123,6 +127,7 @@ class Grid:
     degrees: tuple[int, ...]
     widths: tuple[int, ...]
     columns: tuple[int, ...]
+    head_columns: tuple[int, ...]
     input_bits: tuple[int, ...]
     message_bits: tuple[int, ...]
     turns: int
@@ -133,9 +138,8 @@ class Grid:
             for bits in (1, *self.input_bits):  # features of one bit have a kernel of their own
                 yield from (Cell("sparse", rows, share, width, bits) for share in self.words for width in self.widths)
             for bits in self.message_bits:
-                yield from (
-                    Cell("blocks", rows, share, columns, bits) for share in self.degrees for columns in self.columns
-                )
+                for what, listed in (("blocks", self.columns), ("heads", self.head_columns)):
+                    yield from (Cell(what, rows, share, columns, bits) for share in self.degrees for columns in listed)
         for rows in self.dense_rows:
             for bits in self.input_bits:
                 yield from (Cell("dense", rows, share, width, bits) for share in self.inputs for width in self.widths)
@@ -146,9 +150,10 @@ FULL = Grid(
     dense_rows=(1024, 8192),
     words=(4, 16, 64, 256),
     inputs=(4, 16, 64, 256, 1024),
-    degrees=(1, 2, 5, 24),
+    degrees=(1, 2, 5, 40),
     widths=(1, 8, 16, 32, 64, 128),
-    columns=(1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 128),
+    columns=(1, 2, 4, 6, 8, 12, 16, 24, 32, 48, 64, 128),
+    head_columns=(8, 64),
     input_bits=(8, 9, 16),
     message_bits=(8, 12),
     turns=7,
@@ -158,9 +163,10 @@ QUICK = Grid(
     dense_rows=(1024,),
     words=(8, 128),
     inputs=(8, 64, 768),
-    degrees=(1, 5, 24),
+    degrees=(1, 5, 40),
     widths=(1, 16, 64),
     columns=(2, 4, 8, 16, 64),
+    head_columns=(16,),
     input_bits=(8,),
     message_bits=(8,),
     turns=5,
@@ -293,6 +299,14 @@ def _feature_cell(cell: Cell) -> Case:
     return Case(inference, (Timed(call, cell.point(kind, bits=max(cell.bits, WEIGHT_BITS))),))
 
 
+def _prepared_blocks(cell: Cell, layers: Sequence[LayerSpec]) -> tuple[IntegerProgram, Inference]:
+    """A program of these blocks, on a graph with the cell's degree: its own loops are among the edges."""
+    rng = np.random.default_rng(0)
+    edges = synthetic_edges(rng, cell.rows, cell.rows * (cell.share - 1))
+    program = _blocks(layers, cell.bits, (4, 8), int(np.bincount(edges[1], minlength=1).max()))
+    return program, Executor(program).prepare(rng.random((cell.rows, 4), dtype=np.float32), edges)
+
+
 def _block_cell(cell: Cell) -> Case:
     """Blocks of every attention and aggregation, one after the other; the first has an activation by table."""
     kinds = [kind.split("/")[1:] for kind in known_kinds() if kind.startswith("aggregate/")]
@@ -300,25 +314,44 @@ def _block_cell(cell: Cell) -> Case:
         LayerSpec(attention, aggregation, "tanh" if k == 0 else "none", cell.columns)
         for k, (attention, aggregation) in enumerate(kinds)
     ]
-    rng = np.random.default_rng(0)
-    edges = synthetic_edges(rng, cell.rows, cell.rows * (cell.share - 1))  # and one loop a node
-    most = int(np.bincount(edges[1], minlength=1).max())
-    program = _blocks(layers, cell.bits, (4, 8), most)
-    inference = Executor(program).prepare(rng.random((cell.rows, 4), dtype=np.float32), edges)
+    program, inference = _prepared_blocks(cell, layers)
     scores = (one for one in program.operations if isinstance(one, Score))
     one_product = next(one.layer for one in scores if len(one.products()) == 1)
-    timed, before = [], []
+    timed: list[Timed] = []
+    before: list[Callable[[], object]] = []
     for operation in program.operations:
         kind = _kind(cell, operation, one_product)
         if kind is None:
             before.append(partial(inference.step, operation))
             continue
-        bits = min(cell.bits, TABLE_BITS) if kind == LOOKUP else cell.bits
-        timed.append(Timed(partial(inference.step, operation), cell.point(kind, bits=bits), tuple(before)))
+        timed.append(Timed(partial(inference.step, operation), cell.point(kind), tuple(before)))
         before = []
     if cell.share == 1:
         timed.append(Timed(inference.prediction, cell.point(LOGITS)))
     return Case(inference, tuple(timed))
+
+
+def _head_cell(cell: Cell) -> Case:
+    """Every learned attention with one head and with more, one after the other."""
+    learned = [one for one in ATTENTIONS if ATTENTIONS.get(one).learned]
+    layers = [LayerSpec(one, "sum", "none", cell.columns, heads) for one in learned for heads in (1, HEADS)]
+    layers.append(LayerSpec("const", "sum", "none", cell.columns))  # the last block cannot have heads
+    program, inference = _prepared_blocks(cell, layers)
+    timed: list[Timed] = []
+    before: list[Callable[[], object]] = []
+    for operation in program.operations:
+        call = partial(inference.step, operation)
+        if isinstance(operation, Aggregate) and operation.attention in learned:
+            timed.append(Timed(call, cell.point(head_kind(operation.attention)), tuple(before)))
+            before = []
+        else:
+            before.append(call)
+    return Case(inference, tuple(timed))
+
+
+def _of_one_head(ratios: Sequence[float]) -> list[float]:
+    """What one more head takes, of the times with one and with more of every attention."""
+    return [max(0.0, many - one) / (HEADS - 1) for one, many in zip(ratios[::2], ratios[1::2], strict=True)]
 
 
 def _kind(cell: Cell, operation: Operation, one_product: int) -> str | None:
@@ -326,7 +359,7 @@ def _kind(cell: Cell, operation: Operation, one_product: int) -> str | None:
     alone = cell.share == 1  # what does not depend on the edges is timed where there are the fewest
     if isinstance(operation, Aggregate) and (ATTENTIONS.get(operation.attention).neighbours or alone):
         return aggregate_kind(operation.attention, operation.aggregation)
-    if isinstance(operation, Lookup) and alone:
+    if isinstance(operation, Lookup) and alone and cell.bits <= TABLE_BITS:
         return LOOKUP
     if isinstance(operation, Score) and alone and operation.layer == one_product:
         return SCORE
@@ -404,17 +437,23 @@ def calibrate(
     progress, watch = Progress("calibrate", sum(one.weight for one in cells), stream), Stopwatch()
     for cell in cells:
         if cell.name not in state.ratios:
-            case = _feature_cell(cell) if cell.what != "blocks" else _block_cell(cell)
-            case.inference.predict()
-            measured = watch.ratios(case.timed, grid.turns)
-            points = [one.point for one in case.timed]
-            state.add(cell, list(zip(points, measured, strict=True)), watch.reference)
+            state.add(cell, _measured(cell, watch, grid.turns), watch.reference)
         progress.advance(cell.weight)
     table = LatencyTable(cpu_name(), 1, state.points(cells))
     if out is not None:
         write_atomic(out, table.to_json())
         state.remove()
     return table
+
+
+def _measured(cell: Cell, watch: Stopwatch, turns: int) -> list[tuple[Point, float]]:
+    """The points of a cell, and their times over the reference."""
+    case = {"blocks": _block_cell, "heads": _head_cell}.get(cell.what, _feature_cell)(cell)
+    case.inference.predict()  # compiles
+    ratios, points = watch.ratios(case.timed, turns), [one.point for one in case.timed]
+    if cell.what == "heads":
+        ratios, points = _of_one_head(ratios), points[::2]
+    return list(zip(points, ratios, strict=True))
 
 
 class _State:

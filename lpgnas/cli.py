@@ -403,6 +403,7 @@ def _predict(options: argparse.Namespace) -> None:
 
 
 def _cost(options: argparse.Namespace) -> None:
+    from lpgnas.cost_models.energy import format_energy
     from lpgnas.cost_models.latency import LatencyTable
     from lpgnas.cost_models.program_cost import program_cost
     from lpgnas.cost_models.rows import GraphSize
@@ -423,6 +424,7 @@ def _cost(options: argparse.Namespace) -> None:
     else:
         cost = program_cost(model, size, latency=latency)
     totals = "\n".join(f"{name:>24} {value:>16,}" for name, value in cost.totals().items())
+    totals += f"\n\nenergy, estimated for 45 nm (docs/budgets.md): {format_energy(cost.energy_aj)}"
     sys.stdout.write(cost.to_json() if options.json else f"{cost.table().to_string(index=False)}\n\n{totals}\n")
 
 

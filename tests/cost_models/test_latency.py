@@ -96,7 +96,7 @@ def test_more_never_costs_less(seed: int, data: st.DataObject) -> None:
 def test_more_never_costs_less_in_version_2(seed: int, data: st.DataObject) -> None:
     """More rows of as many entries each, more entries, columns, bits or heads."""
     kinds = ("aggregate/self/sum", *(f"aggregate/{one}/{kind}" for one in ("const", "gat") for kind in ("sum", "max")))
-    kinds = (DENSE, SCORE, LOGITS, *kinds)
+    kinds = (DENSE, SCORE, LOGITS, "head/gat", *kinds)
     table = LatencyTable("any", 1, measured_points(np.random.default_rng(seed), kinds))
     rows, share = data.draw(st.integers(1, 5000)), data.draw(st.integers(0, 60))
     more_rows, more_share = data.draw(st.integers(0, 5000)), data.draw(st.integers(0, 60))
@@ -117,7 +117,8 @@ def test_what_a_kind_contains() -> None:
     assert not_above("aggregate/gcn/sum") == not_above("aggregate/const/sum") == plain
     assert not_above("aggregate/const/mean") == {*plain, "aggregate/const/mean"}
     assert not_above("aggregate/gat/sum") == {*plain, "aggregate/gat/sum"}
-    assert set(known_kinds()) == {*known_kinds(1), ONES, LOGITS}
+    heads = {f"head/{one}" for one in ATTENTIONS if ATTENTIONS.get(one).learned}
+    assert set(known_kinds()) == {*known_kinds(1), *heads, ONES, LOGITS}
     assert len(known_kinds(1)) == 4 + sum(len(ATTENTIONS.get(one).aggregations) for one in ATTENTIONS)
 
 
@@ -159,13 +160,14 @@ def test_places_of_version_2() -> None:
 
 def test_heads_and_own_messages() -> None:
     points = measured_by("aggregate/gat/sum", lambda rows, share, columns, bits: 100 * columns)
+    points += measured_by("head/gat", lambda rows, share, columns, bits: columns)
     points += measured_by("aggregate/self/sum", lambda rows, share, columns, bits: 10 * rows)
     table = LatencyTable("any", 1, points)
 
     def time(columns: int, heads: int) -> int:
         return table.nanoseconds(Work("aggregate/gat/sum", 10, 20, columns, 8, 7, heads))
 
-    assert (time(8, 1), time(8, 2), time(8, 4), time(16, 2)) == (800, 800, 1600, 1600)  # 4 columns are the fewest
+    assert (time(8, 1), time(8, 2), time(8, 4), time(16, 2)) == (800, 808, 824, 1616)
     # it reads no edges: its time is that of its rows, however many edges an aggregation of neighbours has
     assert table.nanoseconds(Work("aggregate/self/sum", 20, 20, 4, 8)) == 200
     assert table.nanoseconds(Work("aggregate/gat/sum", 20, 2000, 4, 8)) == 400 * 20
@@ -219,10 +221,10 @@ def test_every_kind_of_a_space_is_asked_for() -> None:
     space = SearchSpace(12, 3, attentions=("const", "gcn", "cos", "linear"), aggregations=("sum", "max"), blocks=(3,))
     kinds = space_kinds(space, SIZE)
     assert set(kinds) == {
-        ONES, LOGITS, DENSE, SCORE, LOOKUP, "aggregate/gcn/sum",
+        ONES, LOGITS, DENSE, SCORE, LOOKUP, "head/cos", "head/linear", "aggregate/gcn/sum",
         *(aggregate_kind(one, kind) for one in ("const", "cos", "linear") for kind in ("sum", "max")),
     }  # fmt: skip
-    mapped = tuple(SPARSE if kind == ONES else kind for kind in kinds if kind != LOGITS)  # as version 1 has them
+    mapped = tuple(SPARSE if kind == ONES else kind for kind in kinds if kind in (*known_kinds(1), ONES))
     table = LatencyTable("those", 1, random_points(rng, mapped))
     table.require(kinds)
     for _ in range(100):
