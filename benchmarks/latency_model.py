@@ -1,7 +1,9 @@
 """Latency that a calibrated table predicts against what the executor takes, on graphs that were not calibrated on.
 
     lpgnas calibrate --out TABLE.json
-    python -m benchmarks.latency_model --table TABLE.json --data-root FOLDER
+    lpgnas search --dataset NAME --latency-table TABLE.json --latency-budget LIMIT --out RUN
+    lpgnas train RUN; lpgnas lower RUN
+    python -m benchmarks.latency_model --table TABLE.json --data-root FOLDER --runs RUN ...
 
 One process and thread, processor time; `measured` is the prepared inference (`Inference.predict` of the executor) of
 programs with random codes, timed as the table was (`lpgnas.calibration.Stopwatch`). Times depend on the machine: the
@@ -31,15 +33,17 @@ from lpgnas.graph import Graph
 from lpgnas.kernels.executor import Executor
 from lpgnas.machine import cpu_name
 from lpgnas.number_formats import FormatChoice
+from lpgnas.pipeline import Run
 from lpgnas.preparation import default_max_degree, default_search_space
 from lpgnas.report import markdown_table
 from lpgnas.spec import LayerSpec, ModelSpec, required_components
 
 DATASETS = ("planetoid/Cora", "planetoid/CiteSeer", "planetoid/PubMed", "amazon/Photo", "amazon/Computers")
-TURNS = 15
+TURNS = 25
 DRAWS = 6
 """Random models of the default search space on every graph."""
 WITHIN = 0.2
+UNTIMED = Point("logits", 1, 1, 1, 1, 1)
 Block = tuple[str, str, str, int, int]
 """Attention, aggregation, activation, width and heads of a block that is not the last."""
 MODELS: dict[str, tuple[int, str, tuple[Block, ...], tuple[str, str]]] = {
@@ -101,15 +105,40 @@ def measure(
             raise LatencyTableError(f"{name}: a spec and its program do not take equally long")
         inference = Executor(program).prepare(graph.x, graph.edge_index)
         inference.predict()
-        timed.append(Timed(inference.predict, Point("logits", 1, 1, 1, 1, 1)))
+        timed.append(Timed(inference.predict, UNTIMED))
         rows.append({"graph": graph.name, "model": name, "predicted_ns": predicted})
     for row, ratio in zip(rows, watch.ratios(timed, turns), strict=True):
         row["ratio_to_reference"] = ratio
     return pd.DataFrame(rows)
 
 
+def measure_runs(
+    table: LatencyTable, folders: Sequence[Path], data_root: Path | None, watch: Stopwatch, turns: int
+) -> pd.DataFrame:
+    """One row a run that was searched under a limit on latency with this table: its limit and its winner's times."""
+    rows = []
+    for folder in folders:
+        run = Run(folder, None, data_root)
+        graph, program = run.prepared.graph, run.program()
+        inference = Executor(program).prepare(graph.x, graph.edge_index)
+        inference.predict()
+        (ratio,) = watch.ratios([Timed(inference.predict, UNTIMED)], turns)
+        rows.append(
+            {
+                "graph": graph.name,
+                "model": "winner of a search",
+                "limit_ns": run.config.budget()["latency_ns"],
+                "predicted_ns": program_cost(program, GraphSize.of(graph), latency=table).quantity("latency_ns"),
+                "ratio_to_reference": ratio,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
 def summary(rows: pd.DataFrame) -> str:
-    """Shares within 20 % by graph, and every model, as Markdown."""
+    """Shares within 20 % by graph, the searches, and every model, as Markdown."""
+    limited = rows["limit_ns"].notna() if "limit_ns" in rows else pd.Series(data=False, index=rows.index)
+    searched, rows = rows[limited], rows[~limited]
     error = (rows["ratio"] - 1.0).abs()
     lines = []
     for name, own in rows.groupby("graph", sort=False):
@@ -133,6 +162,19 @@ def summary(rows: pd.DataFrame) -> str:
         [row.graph, row.model, f"{row.predicted_ns / 1e6:.3f}", f"{row.measured_ns / 1e6:.3f}", f"{row.ratio:.2f}"]
         for row in rows.itertuples()
     ]
+    found = [
+        [
+            row.graph,
+            f"{row.limit_ns / 1e6:.3f}",
+            f"{row.predicted_ns / 1e6:.3f}",
+            f"{row.measured_ns / 1e6:.3f}",
+            f"{row.ratio:.2f}",
+        ]
+        for row in searched.itertuples()
+    ]
+    if found:
+        head = ["winner of a search on", "limit ms", "predicted ms", "measured ms", "ratio"]
+        whole += "\n" + markdown_table(head, found)
     return told + whole + "\n" + markdown_table(["graph", "model", "predicted ms", "measured ms", "ratio"], each)
 
 
@@ -142,6 +184,7 @@ def main() -> None:
     parser.add_argument("--table", type=Path, required=True)
     parser.add_argument("--data-root", type=Path)
     parser.add_argument("--datasets", nargs="+", default=DATASETS)
+    parser.add_argument("--runs", nargs="+", type=Path, default=(), help="run folders, searched and lowered")
     parser.add_argument("--turns", type=int, default=TURNS)
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
@@ -150,10 +193,10 @@ def main() -> None:
     for name in options.datasets:
         graph = load_dataset(name, options.data_root)
         parts.append(measure(table, graph, list(models(graph)), watch, options.turns))
+    parts.append(measure_runs(table, options.runs, options.data_root, watch, options.turns))
     rows = pd.concat(parts, ignore_index=True)
     rows["measured_ns"] = (rows.pop("ratio_to_reference") * watch.reference).round().astype(int)
     rows["ratio"] = (rows["predicted_ns"] / rows["measured_ns"]).round(4)
-    print("reference", watch.reference)
     rows.to_csv(options.out / "latency_model.csv", index=False, lineterminator="\n")
     (options.out / "latency_model.md").write_text(summary(rows), encoding="utf-8")
 

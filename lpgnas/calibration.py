@@ -55,7 +55,7 @@ HEADS = 4
 FEWEST_TURNS = 3
 LONG_NS = 400_000_000
 """Operations that have taken this long together have turned often enough, after the fewest turns."""
-PROBES, QUIET = 500, 0.02
+PROBES, QUIET = 1000, 0.005
 """Times of the fixed program before anything else is timed; and the quantile that is taken for an idle machine's."""
 SAVE_SECONDS = 5.0
 Clock = Callable[[], int]
@@ -276,9 +276,15 @@ def synthetic_program(spec: ModelSpec, max_degree: int, seed: int = 0) -> Intege
 
 
 def _blocks(layers: Sequence[LayerSpec], bits: int, inputs: tuple[int, int], max_degree: int) -> IntegerProgram:
-    """A program of these blocks in a row, on features of `inputs` columns and bits."""
+    """A program of these blocks, on features of `inputs` columns and bits.
+
+    Each reads the block before it and the features: averages of averages would leave nothing that attentions differ by.
+    """
     last = len(layers) - 1
-    made = tuple(_formats(layer, bits, last=k == last) for k, layer in enumerate(layers))
+    made = tuple(
+        replace(_formats(layer, bits, last=k == last), sources=(INPUT, k - 1) if k else (INPUT,))
+        for k, layer in enumerate(layers)
+    )
     columns, input_bits = inputs
     form = FormatChoice("fixed", input_bits)
     spec = ModelSpec(columns, made[-1].width, made, input_format=form, row_normalize=input_bits == 1)
@@ -435,10 +441,13 @@ def calibrate(
     state = _State(None if out is None else out.with_name(out.name + ".part"), grid)
     state.save()  # a place that cannot be written is told before anything is measured
     progress, watch = Progress("calibrate", sum(one.weight for one in cells), stream), Stopwatch()
-    for cell in cells:
-        if cell.name not in state.ratios:
-            state.add(cell, _measured(cell, watch, grid.turns), watch.reference)
-        progress.advance(cell.weight)
+    try:
+        for cell in cells:
+            if cell.name not in state.ratios:
+                state.add(cell, _measured(cell, watch, grid.turns), watch.reference)
+            progress.advance(cell.weight)
+    finally:
+        state.save()
     table = LatencyTable(cpu_name(), 1, state.points(cells))
     if out is not None:
         write_atomic(out, table.to_json())
@@ -466,12 +475,19 @@ class _State:
         self.ratios: dict[str, list[tuple[Point, float]]] = {}
         self._reference: int | None = None
         if path is not None and path.exists():
-            content = json.loads(read_text(path))
+            self._read(read_text(path))
+
+    def _read(self, text: str) -> None:
+        try:
+            content = json.loads(text)
             if content["key"] == self._key:
-                self._reference = content["reference"]
+                self._reference = int(content["reference"])
                 self.ratios = {
-                    name: [(Point(**point), ratio) for point, ratio in made] for name, made in content["ratios"].items()
+                    name: [(Point(**point), float(ratio)) for point, ratio in made]
+                    for name, made in content["ratios"].items()
                 }
+        except (ValueError, KeyError, TypeError, AttributeError):  # not one of these files: begin anew
+            self.ratios, self._reference = {}, None
 
     def add(self, cell: Cell, measured: list[tuple[Point, float]], reference: int) -> None:
         """Keep what a cell gave, and the shortest reference."""

@@ -10,8 +10,22 @@ import numpy as np
 import pandas as pd
 import pytest
 import runs
+from latency_tables import measured_points
 
-from benchmarks import differentiable, input_words, kernels, many_labels, run_time, strategies, teachers, transforms
+from benchmarks import (
+    differentiable,
+    input_words,
+    kernels,
+    latency_model,
+    many_labels,
+    run_time,
+    strategies,
+    teachers,
+    transforms,
+)
+from lpgnas.calibration import Stopwatch
+from lpgnas.cost_models.latency import LatencyTable
+from lpgnas.cost_models.rows import GraphSize
 from lpgnas.cost_models.spec_cost import spec_cost
 from lpgnas.graph import Graph
 from lpgnas.rows import Rows, key_of
@@ -238,3 +252,30 @@ def test_contenders_of_a_comparison_agree() -> None:
         calls[kernels.OURS]()
         shift = 5 if kind == "sum" else 12
         assert np.array_equal(task.out, np.clip(np.rint(np.ldexp(sums.astype(np.float64), -shift)), -128, 127))
+
+
+def test_predicted_latencies_stand_beside_measured_ones() -> None:
+    graph, table = runs.small_graph(), LatencyTable("any", 1, measured_points(np.random.default_rng(0)))
+    named = list(latency_model.models(graph, draws=2))
+    assert len(named) == len(latency_model.MODELS) + 2
+    assert {len(spec.layers) for _, spec in named} == {1, 2, 3}
+    watch = Stopwatch()
+    rows = latency_model.measure(table, graph, named[-3:], watch, 2)
+    for row, (name, spec) in zip(rows.itertuples(), named[-3:], strict=True):
+        assert row.model == name and row.ratio_to_reference > 0
+        assert row.predicted_ns == spec_cost(spec, GraphSize.of(graph), latency=table).latency_ns
+    rows = pd.DataFrame(
+        {
+            "graph": ["a", "a", "b", "b"],
+            "model": ["one", "two", "one", "winner of a search"],
+            "predicted_ns": [900_000, 1_300_000, 1_000_000, 2_000_000],
+            "measured_ns": [1_000_000, 1_000_000, 1_000_000, 1_900_000],
+            "ratio": [0.9, 1.3, 1.0, 1.0526],
+            "limit_ns": [np.nan, np.nan, np.nan, 2_100_000],
+        }
+    )
+    text = latency_model.summary(rows)
+    assert "| a | 2 | 50 % | 20.0 % | 1.30 (two) |" in text
+    assert "| all | 3 | 67 % | 10.0 % | 1.30 |" in text
+    assert "| b | 2.100 | 2.000 | 1.900 | 1.05 |" in text
+    assert "winner of a search on" not in latency_model.summary(rows.iloc[:3].drop(columns="limit_ns"))
