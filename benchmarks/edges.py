@@ -22,9 +22,9 @@ import pandas as pd
 
 from benchmarks import RESULTS
 from benchmarks.kernels import Comparison, Task, random_graph
-from lpgnas.bench import cpu_name
 from lpgnas.kernels.aggregation import aggregate
 from lpgnas.kernels.csr import CsrGraph
+from lpgnas.machine import cpu_name
 from lpgnas.report import markdown_table
 
 COLUMNS, WIDE = 64, 256

@@ -21,8 +21,9 @@ import torch
 
 from benchmarks import RESULTS
 from lpgnas import api
-from lpgnas.bench import PREPARED, by_operation, contenders, cpu_name, interleaved
+from lpgnas.bench import PREPARED, by_operation, contenders, interleaved
 from lpgnas.budget import Budget
+from lpgnas.machine import cpu_name
 from lpgnas.pipeline import Run
 from lpgnas.report import markdown_table
 

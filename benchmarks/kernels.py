@@ -27,7 +27,6 @@ from scipy import sparse
 
 from benchmarks import RESULTS
 from lpgnas import __version__
-from lpgnas.bench import cpu_name
 from lpgnas.datasets import load_dataset
 from lpgnas.jit import jit
 from lpgnas.kernels import sparse_products
@@ -36,6 +35,7 @@ from lpgnas.kernels.arena import empty_arena
 from lpgnas.kernels.csr import CsrGraph, SourceArray
 from lpgnas.kernels.packed import aggregate_packed, pack_codes
 from lpgnas.kernels.spmm import Epilogue, aggregate_sum
+from lpgnas.machine import cpu_name
 from lpgnas.number_formats import Rounding
 from lpgnas.report import markdown_table
 from lpgnas.requantize import rescale

@@ -22,8 +22,8 @@ import pandas as pd
 
 from benchmarks import RESULTS
 from benchmarks.kernels import Comparison, Task, random_graph
-from lpgnas.bench import cpu_name
 from lpgnas.kernels.aggregation import row_calls, run_together
+from lpgnas.machine import cpu_name
 from lpgnas.report import markdown_table
 
 COLUMNS = 64

@@ -25,7 +25,7 @@ import torch
 from scipy import sparse
 
 from benchmarks import RESULTS
-from lpgnas.bench import Contender, cpu_name, interleaved
+from lpgnas.bench import Contender, interleaved
 from lpgnas.datasets import load_dataset
 from lpgnas.float_rivals import csr_tensor
 from lpgnas.kernels.quantize import SparseCodes
@@ -44,6 +44,7 @@ from lpgnas.kernels.transform_tiles import (
     transform_sparse_tiles,
     write_block,
 )
+from lpgnas.machine import cpu_name
 from lpgnas.number_formats import Rounding
 from lpgnas.report import markdown_table
 

@@ -9,7 +9,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from lpgnas.cost_models.latency import DENSE, LOOKUP, SCORE, SPARSE, LatencyTable, aggregate_kind
+from lpgnas.cost_models.energy import access
+from lpgnas.cost_models.latency import DENSE, LOGITS, LOOKUP, SCORE, LatencyTable, Work, aggregate_kind, feature_kind
 from lpgnas.cost_models.rows import (
     CLAMP_BITS,
     DEGREE_COEFFICIENT_BITS,
@@ -57,8 +58,10 @@ def program_cost(program: IntegerProgram, size: GraphSize, *, latency: LatencyTa
         made = _facet(_COSTS, operation)(program, operation, size)
         if latency is not None:
             works = _facet(_WORK, operation)(program, operation, size)
+            if program.output in writes(operation):
+                works[-1].append(_decoding(program, size))
             for place, parts in enumerate(works, start=len(made) - len(works)):  # the tensors that it writes come last
-                made[place] = replace(made[place], latency_ns=sum(latency.nanoseconds(*part) for part in parts))
+                made[place] = replace(made[place], latency_ns=sum(latency.nanoseconds(part) for part in parts))
         rows += made
         bits = _facet(_PARAMETERS, operation)(operation)
         parameters[operation.layer] = parameters.get(operation.layer, 0) + bits
@@ -85,18 +88,23 @@ def _tensor_bits(tensor: Tensor, size: GraphSize) -> int:
 
 
 def _written(
-    program: IntegerProgram, name: str, size: GraphSize, macs: int, operands: tuple[int, int] | tuple[int]
+    program: IntegerProgram, name: str, size: GraphSize, macs: int, operands: tuple[int, int] | tuple[int], read_aj: int
 ) -> CostRow:
     tensor = program.tensor(name)
-    buffered = 0 if name == program.output else _tensor_bits(tensor, size)
-    return product_row(tensor.layer, _short(name), tensor.bits, buffered, macs, operands)
+    held = _tensor_bits(tensor, size)
+    buffered, moved = 0 if name == program.output else held, read_aj + access(held)
+    return product_row(tensor.layer, _short(name), tensor.bits, buffered, macs, operands, moved_aj=moved)
 
 
 def _transform(program: IntegerProgram, operation: Transform, size: GraphSize) -> list[CostRow]:
     tensor, weight = program.tensor(operation.output), program.array(operation.weight)
     inputs = [program.tensor(name) for name in operation.inputs]
-    products = [size.num_nodes * columns_read(one, program.index) * tensor.columns for one in inputs]
-    sources = [(macs, one.bits, None) for macs, one in zip(products, inputs, strict=True)]
+    sources = []
+    for one in inputs:
+        kept = columns_read(one, program.index)
+        read_aj = access(size.num_nodes * kept * one.bits, _tensor_bits(one, size))
+        read_aj += access(kept * tensor.columns * weight.bits)
+        sources.append((size.num_nodes * kept * tensor.columns, one.bits, read_aj, None))
     buffered = _tensor_bits(tensor, size)
     return [transform_row(tensor.layer, _short(tensor.name), tensor.bits, buffered, weight.bits, sources)]
 
@@ -105,19 +113,26 @@ def _score(program: IntegerProgram, operation: Score, size: GraphSize) -> list[C
     rows = []
     for name, out in operation.products().values():
         weight = program.array(name)
-        operands = (weight.bits, program.tensor(operation.input).bits)
-        rows.append(_written(program, out, size, size.num_nodes * weight.values.size, operands))
+        message = program.tensor(operation.input)
+        read_aj = access(_tensor_bits(message, size)) + access(weight.values.size * weight.bits)
+        operands = (weight.bits, message.bits)
+        rows.append(_written(program, out, size, size.num_nodes * weight.values.size, operands, read_aj))
     return rows
 
 
 def _aggregate(program: IntegerProgram, operation: Aggregate, size: GraphSize) -> list[CostRow]:
     message = program.tensor(operation.input)
-    edges = size.edges(self_loops=operation.self_loops) if ATTENTIONS.get(operation.attention).neighbours else 0
-    macs = edges * message.columns
+    neighbours = ATTENTIONS.get(operation.attention).neighbours
+    edges = size.edges(self_loops=operation.self_loops) if neighbours else 0
+    macs, rows = edges * message.columns, edges if neighbours else size.num_nodes
+    by_edge = [message, *(program.tensor(name) for name in operation.node_scores().values())]
+    read_aj = sum(access(rows * one.columns * one.bits, _tensor_bits(one, size)) for one in by_edge)
+    if operation.shortcut is not None:
+        read_aj += access(_tensor_bits(program.tensor(operation.shortcut), size))
     operands: tuple[int, int] | tuple[int] = (message.bits,)
     if operation.table is not None:
         operands = (program.array(operation.table).bits, message.bits)
-    written = _written(program, operation.output, size, macs, operands)
+    written = _written(program, operation.output, size, macs, operands, read_aj)
     return [*_score_products(program, operation, message, macs), written]
 
 
@@ -136,7 +151,10 @@ def _score_products(program: IntegerProgram, operation: Aggregate, message: Tens
 
 
 def _lookup(program: IntegerProgram, operation: Lookup, size: GraphSize) -> list[CostRow]:
-    return [_written(program, operation.output, size, 0, (1,))]
+    table, output = program.array(operation.table), program.tensor(operation.output)
+    read_aj = access(_tensor_bits(program.tensor(operation.input), size))
+    read_aj += access(_tensor_bits(output, size), table.values.size * table.bits)
+    return [_written(program, operation.output, size, 0, (1,), read_aj)]
 
 
 def _aggregate_parameters(operation: Aggregate) -> int:
@@ -147,38 +165,42 @@ def _aggregate_parameters(operation: Aggregate) -> int:
     return len(shifts) * SHIFT_BITS + CLAMP_BITS
 
 
-Work = tuple[str, int, int, int]
-"""Kind, size, columns and bits of an operation, as a latency table has them."""
-
-
 def _transform_work(program: IntegerProgram, operation: Transform, size: GraphSize) -> list[list[Work]]:
     weight, columns = program.array(operation.weight), program.tensor(operation.output).columns
 
     def work(source: Tensor) -> Work:
         sparse = size.num_nonzeros if source == program.input else None
-        kind, codes = (DENSE, size.num_nodes * source.columns) if sparse is None else (SPARSE, sparse)
-        return kind, codes, columns, weight.bits * source.bits
+        kind, codes = DENSE, size.num_nodes * source.columns
+        if sparse is not None:
+            kind, codes = feature_kind(size, source.bits), sparse
+        return Work(kind, size.num_nodes, codes, columns, source.bits, weight.bits)
 
     return [[work(program.tensor(name)) for name in operation.inputs]]
 
 
 def _score_work(program: IntegerProgram, operation: Score, size: GraphSize) -> list[list[Work]]:
-    message = program.tensor(operation.input)
+    message, nodes = program.tensor(operation.input), size.num_nodes
     weights = (program.array(weight) for weight, _ in operation.products().values())
-    return [[(SCORE, size.num_nodes, message.columns, weight.bits * message.bits)] for weight in weights]
+    return [
+        [Work(SCORE, nodes, nodes, message.columns, message.bits, weight.bits, operation.heads)] for weight in weights
+    ]
 
 
 def _aggregate_work(program: IntegerProgram, operation: Aggregate, size: GraphSize) -> list[list[Work]]:
     kind = aggregate_kind(operation.attention, operation.aggregation)
     message, reads_edges = program.tensor(operation.input), ATTENTIONS.get(operation.attention).neighbours
-    rows = size.edges(self_loops=operation.self_loops) if reads_edges else size.num_nodes
+    edges = size.edges(self_loops=operation.self_loops) if reads_edges else size.num_nodes
     probability = 1 if operation.table is None else program.array(operation.table).bits
-    return [[(kind, rows, message.columns, probability * message.bits)]]
+    return [[Work(kind, size.num_nodes, edges, message.columns, message.bits, probability, operation.heads)]]
 
 
 def _lookup_work(program: IntegerProgram, operation: Lookup, size: GraphSize) -> list[list[Work]]:
     source = program.tensor(operation.input)
-    return [[(LOOKUP, size.num_nodes, source.columns, source.bits)]]
+    return [[Work(LOOKUP, size.num_nodes, size.num_nodes, source.columns, source.bits)]]
+
+
+def _decoding(program: IntegerProgram, size: GraphSize) -> Work:
+    return Work(LOGITS, size.num_nodes, size.num_nodes, program.logits.columns, program.logits.bits)
 
 
 _WORK: dict[type, Callable[[IntegerProgram, Any, GraphSize], list[list[Work]]]] = {

@@ -15,6 +15,7 @@ Sizes are in bits, 1 KiB = 1,024 bytes = 8,192 bits. Definitions:
   and table look-ups are not counted.
 - BOPs: MACs * bits of both operands; an aggregation without edge weights multiplies by 1 bit.
 - MixQ's BitOPs: MACs * mean bits of the operands; an aggregation without edge weights has one operand.
+- energy: an estimate from published figures; its assumptions are in `lpgnas.cost_models.energy`.
 - latency: the sum of the operations' times by a table (`lpgnas.cost_models.latency`); counted only where one is given.
 """
 
@@ -29,6 +30,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lpgnas.attentions.score import EdgeScore, Side
+from lpgnas.cost_models.energy import access, arithmetic
 from lpgnas.errors import GraphError, LatencyTableError
 from lpgnas.graph import Graph
 
@@ -93,6 +95,7 @@ class CostRow:
         macs: multiply-accumulates of the operation that writes the tensor.
         bops: their bit operations.
         mixq_bitops: the same after MixQ's definition.
+        energy_aj: estimated attojoules of that operation, with what it reads and writes.
         latency_ns: time of that operation by a latency table, noted where its last tensor is; None without a table.
     """
 
@@ -104,6 +107,7 @@ class CostRow:
     macs: int = 0
     bops: int = 0
     mixq_bitops: float = 0.0
+    energy_aj: int = 0
     latency_ns: int | None = None
 
 
@@ -149,6 +153,11 @@ class CostReport:
     def mixq_bitops(self) -> float:
         """Bit operations after MixQ's definition."""
         return sum(row.mixq_bitops for row in self.rows)
+
+    @property
+    def energy_aj(self) -> int:
+        """Estimated attojoules of an inference."""
+        return sum(row.energy_aj for row in self.rows)
 
     @property
     def latency_ns(self) -> int | None:
@@ -198,6 +207,7 @@ TOTALS = (
     "input_bits",
     "output_bits",
     "node_coefficient_bits",
+    "energy_aj",
 )
 """Names of a report's totals; `latency_ns` comes behind them where there is a table."""
 
@@ -210,8 +220,12 @@ def product_row(
     macs: int,
     operands: tuple[int, int] | tuple[int],
     latency_ns: int | None = None,
+    moved_aj: int = 0,
 ) -> CostRow:
-    """The row of a computed tensor whose operation multiplies `operands` bits (one entry: plain additions)."""
+    """The row of a computed tensor whose operation multiplies `operands` bits (one entry: plain additions).
+
+    `moved_aj` is the energy of what it reads and writes.
+    """
     mixq = macs * sum(operands) / len(operands)
     return CostRow(
         layer,
@@ -221,6 +235,7 @@ def product_row(
         macs=macs,
         bops=macs * math.prod(operands),
         mixq_bitops=mixq,
+        energy_aj=arithmetic(macs, operands) + moved_aj,
         latency_ns=latency_ns,
     )
 
@@ -231,14 +246,24 @@ def transform_row(
     bits: int,
     buffer_bits: int,
     weight_bits: int,
-    sources: Iterable[tuple[int, int, int | None]],
+    sources: Iterable[tuple[int, int, int, int | None]],
 ) -> CostRow:
-    """The row of a transform whose `sources` are the MACs, the bits and the nanoseconds of each of its inputs."""
-    parts = [product_row(layer, what, bits, 0, macs, (weight_bits, source), ns) for macs, source, ns in sources]
+    """The row of a transform.
+
+    Its `sources` are the MACs, the bits, the energy of moving and the nanoseconds of each of its inputs; the result is
+    moved to its own memory.
+    """
+    parts = [
+        product_row(layer, what, bits, 0, macs, (weight_bits, source), ns, moved) for macs, source, moved, ns in sources
+    ]
     macs, bops, mixq = sum(p.macs for p in parts), sum(p.bops for p in parts), sum(p.mixq_bitops for p in parts)
     times = [part.latency_ns for part in parts if part.latency_ns is not None]
     time = sum(times) if times else None
-    return CostRow(layer, what, bits, buffer_bits=buffer_bits, macs=macs, bops=bops, mixq_bitops=mixq, latency_ns=time)
+    energy = sum(part.energy_aj for part in parts) + access(buffer_bits)
+    return CostRow(
+        layer, what, bits, buffer_bits=buffer_bits, macs=macs, bops=bops, mixq_bitops=mixq, energy_aj=energy,
+        latency_ns=time,
+    )  # fmt: skip
 
 
 def transform_shifts(inputs: int) -> int:

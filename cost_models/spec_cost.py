@@ -5,13 +5,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from lpgnas.attentions.score import EdgeScore
 from lpgnas.components import Component
-from lpgnas.cost_models.latency import DENSE, LOOKUP, SCORE, SPARSE, LatencyTable, aggregate_kind
+from lpgnas.cost_models.energy import access
+from lpgnas.cost_models.latency import DENSE, LOGITS, LOOKUP, SCORE, LatencyTable, Work, aggregate_kind, feature_kind
 from lpgnas.cost_models.rows import (
     BIAS_BITS,
     CLAMP_BITS,
@@ -204,20 +204,41 @@ class _Block:
         for k, operands in enumerate(products):
             yield product_row(self._index, f"score_product{k}", bits, 0, macs, operands)
 
-    def _time(self, kind: str, size: int, columns: int, bits: int) -> int | None:
-        """Time of an operation by the table, if there is one."""
-        return None if self._latency is None else self._latency.nanoseconds(kind, size, columns, bits)
+    def _time(self, *works: Work) -> int | None:
+        """Time of operations by the table, if there is one."""
+        return None if self._latency is None else sum(self._latency.nanoseconds(work) for work in works)
 
     def _transform_time(self, source: _Source) -> int | None:
-        bits, nonzeros = self._weight_bits * source.bits, self._size.num_nonzeros
-        if source.is_input and nonzeros is not None:  # the features, kept sparse
-            return self._time(SPARSE, nonzeros, self._layer.width, bits)
-        return self._time(DENSE, self._size.num_nodes * source.columns, self._layer.width, bits)
+        size, width, bits = self._size, self._layer.width, (source.bits, self._weight_bits)
+        if source.is_input and size.num_nonzeros is not None:  # the features, kept sparse
+            kind = feature_kind(size, source.bits)
+            return self._time(Work(kind, size.num_nodes, size.num_nonzeros, width, *bits))
+        return self._time(Work(DENSE, size.num_nodes, size.num_nodes * source.columns, width, *bits))
+
+    def _moved(self, source: _Source) -> int:
+        """Energy of reading a transform's input and its weights."""
+        nodes, weights = self._size.num_nodes, source.read * self._layer.width * self._weight_bits
+        return access(nodes * source.read * source.bits, nodes * source.row_bits) + access(weights)
+
+    def _gathered(self, rows: int) -> int:
+        """Energy of reading what an aggregation of `rows` edges reads."""
+        layer, nodes = self._layer, self._size.num_nodes
+        message, scores = layer.width * self._message_bits, layer.heads * SCORE_BITS
+        moved = access(rows * message, nodes * message)
+        if self._score is not None:
+            moved += len(self._score.node_weights) * access(rows * scores, nodes * scores)
+        if self._shortcut.transform:
+            moved += access(nodes * message)
+        elif self._shortcut.keeps_input:
+            moved += access(nodes * self._sources[0].row_bits)
+        return moved
 
     def tensor_rows(self) -> Iterator[CostRow]:
         index, layer, nodes = self._index, self._layer, self._size.num_nodes
         width, bits = layer.width, self._message_bits
-        sources = [(nodes * one.read * width, one.bits, self._transform_time(one)) for one in self._sources]
+        sources = [
+            (nodes * one.read * width, one.bits, self._moved(one), self._transform_time(one)) for one in self._sources
+        ]
         yield transform_row(index, "message", bits, nodes * width * bits, self._weight_bits, sources)
         if self._shortcut.transform:
             yield transform_row(index, "shortcut", bits, nodes * width * bits, self._weight_bits, sources)
@@ -226,24 +247,33 @@ class _Block:
             operands = (layer.formats[Component.ATTENTION_WEIGHT].bits, bits)
             for side in self._score.node_weights:
                 scores = nodes * layer.heads * SCORE_BITS
-                time = self._time(SCORE, nodes, width, math.prod(operands))
-                yield product_row(index, f"{side}_score", SCORE_BITS, scores, nodes * width, operands, time)
+                time = self._time(Work(SCORE, nodes, nodes, width, bits, operands[0], layer.heads))
+                moved = access(nodes * width * bits) + access(width * operands[0]) + access(scores)
+                yield product_row(index, f"{side}_score", SCORE_BITS, scores, nodes * width, operands, time, moved)
             edge_operands = (PROBABILITY_BITS, bits)
         edges = self._size.edges(self_loops=layer.self_loops)
         macs = edges * width if self._attention.neighbours else 0
         kind, rows = aggregate_kind(layer.attention, layer.aggregation), edges if self._attention.neighbours else nodes
-        time = self._time(kind, rows, width, math.prod(edge_operands))
+        factor = PROBABILITY_BITS if self._score is not None else 1
+        aggregation = Work(kind, nodes, rows, width, bits, factor, layer.heads)
         if self._score is not None:
             yield from self._score_product_rows(self._score, macs)
         name = "logits" if self._last else "activation"
         output = 0 if self._last else nodes * width * self.output_bits
+        written, gathered = access(nodes * width * self.output_bits), self._gathered(rows)
+        decoded = [Work(LOGITS, nodes, nodes, width, self.output_bits)] if self._last else []
         if self._table:
             bits = layer.formats[Component.AGGREGATE].bits
-            yield product_row(index, "aggregate", bits, nodes * width * bits, macs, edge_operands, time)
-            time = self._time(LOOKUP, nodes, width, bits)
-            yield CostRow(index, name, self.output_bits, buffer_bits=output, latency_ns=time)
+            time = self._time(aggregation)
+            held = nodes * width * bits
+            yield product_row(index, "aggregate", bits, held, macs, edge_operands, time, gathered + access(held))
+            time = self._time(Work(LOOKUP, nodes, nodes, width, bits), *decoded)
+            entries = access(nodes * width * self.output_bits, (1 << bits) * self.output_bits)
+            energy = access(held) + entries + written
+            yield CostRow(index, name, self.output_bits, buffer_bits=output, energy_aj=energy, latency_ns=time)
         else:
-            yield product_row(index, name, self.output_bits, output, macs, edge_operands, time)
+            time = self._time(aggregation, *decoded)
+            yield product_row(index, name, self.output_bits, output, macs, edge_operands, time, gathered + written)
 
     def alive(self, ending: int) -> Iterator[int]:
         """Bits of a node alive in each step: transforms, scores, aggregation, lookup.

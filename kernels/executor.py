@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -40,7 +41,7 @@ from lpgnas.kernels.csr import CsrGraph
 from lpgnas.kernels.linear import add_dense, add_sparse, transform_dense, transform_sparse, write_totals
 from lpgnas.kernels.lookup import look_up
 from lpgnas.kernels.quantize import SparseCodes, code_dtype, quantize_input
-from lpgnas.kernels.spmm import Epilogue, take_own
+from lpgnas.kernels.spmm import Epilogue
 from lpgnas.kernels.transform_tiles import (
     DenseScratch,
     SparseScratch,
@@ -208,6 +209,10 @@ class Inference:
         """Every operation, in order."""
         for operation in self._program.operations:
             self.step(operation)
+        return self.prediction()
+
+    def prediction(self) -> Prediction:
+        """The logits; all operations have to be done."""
         codes = self._tensors[self._program.output].astype(np.int64)
         return Prediction(codes, decode(self._program, codes), self._arena_bytes)
 
@@ -232,6 +237,11 @@ class Inference:
         if self_loops not in self._graphs:
             self._graphs[self_loops] = CsrGraph.from_edges(self._edge_index, self._nodes, self_loops=self_loops)
         return self._graphs[self_loops]
+
+    @cached_property
+    def _loops(self) -> CsrGraph:
+        """One edge i -> i a node: where no edge is read, the aggregate of every node is its own message."""
+        return CsrGraph.from_edges(np.empty((2, 0), dtype=np.int64), self._nodes, self_loops=True)
 
     def _coefficient(self, kind: str, self_loops: bool) -> npt.NDArray[np.int64]:
         """Coefficients of degrees [N], `rsqrt` or `recip`, made once a graph."""
@@ -351,11 +361,8 @@ class Inference:
 
     def _aggregate(self, operation: Aggregate) -> None:
         message, epilogue = self._codes(operation.input), self._epilogue(operation)
-        out = self._tensors[operation.output]
-        if not _reads_edges(operation):
-            take_own(message, epilogue, out)
-            return
-        graph = self._graph(operation.self_loops)
+        out, reads_edges = self._tensors[operation.output], _reads_edges(operation)
+        graph = self._graph(operation.self_loops) if reads_edges else self._loops
         magnitude = self._program.tensor(operation.input).magnitude
         bounds = Bounds(magnitude, operation.accumulator_bound, operation.total_bound)
         score = ATTENTIONS.get(operation.attention).score

@@ -90,10 +90,3 @@ def aggregate_max(
             for c in range(accumulator.size):
                 accumulator[c] = max(np.int64(accumulator[c]), np.int64(row[c]))
         write_row(accumulator, node_factor(epilogue, node), node, 0, epilogue, out)
-
-
-@jit
-def take_own(message: AnyCodes, epilogue: Epilogue, out: AnyCodes) -> None:
-    """The epilogue of every node's own message [N, width]; no edge is read."""
-    for node in range(out.shape[0]):
-        write_row(message[node], np.int64(1), node, 0, epilogue, out)

@@ -8,7 +8,6 @@ Times depend on the machine, so the files are no part of the record.
 
 from __future__ import annotations
 
-import platform
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -31,6 +30,7 @@ from lpgnas.kernels.csr import CsrGraph
 from lpgnas.kernels.executor import Executor, Prediction, check_inputs, decode
 from lpgnas.kernels.quantize import quantize_features
 from lpgnas.layers import QuantizedModel
+from lpgnas.machine import cpu_name
 from lpgnas.pipeline import PROGRAM, Run
 from lpgnas.report import markdown_table
 from lpgnas.results import package_versions, read_file, sha256, to_json, write_atomic
@@ -297,16 +297,6 @@ def _whole_table(measured: list[dict[str, Any]]) -> str:
         for one in measured
     ]
     return markdown_table(["inference", "median", "quartiles", "times", "first call", "checked", ""], rows)
-
-
-def cpu_name() -> str:
-    """The processor as the system calls it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    named = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    return next(named, "") or platform.processor() or platform.machine()
 
 
 def _cells(one: dict[str, Any]) -> list[str]:

@@ -164,6 +164,11 @@ def _add_files(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     cost.add_argument("--dataset", required=True, help=_HELP["dataset"])
     cost.add_argument("--latency-table", type=Path, help=_HELP["latency_table"])
     cost.add_argument("--json", action="store_true", help="print JSON instead of the table")
+    calibrate = _command(
+        commands, "calibrate", "measure a latency table of this machine; the same command goes on", _calibrate
+    )
+    calibrate.add_argument("--out", type=Path, required=True, help="the table, a JSON file (docs/budgets.md)")
+    calibrate.add_argument("--quick", action="store_true", help="fewer places: seconds, and rougher predictions")
     bench = _command(commands, "bench", "latency of a run's program beside other runtimes and float32", _bench)
     bench.add_argument("run", type=Path, help="a run folder")
     bench.add_argument("--threads", type=int, default=1, help="of torch, PyG and onnxruntime; others take one")
@@ -431,6 +436,7 @@ def _predict(options: argparse.Namespace) -> None:
 
 
 def _cost(options: argparse.Namespace) -> None:
+    from lpgnas.cost_models.energy import format_energy
     from lpgnas.cost_models.latency import LatencyTable
     from lpgnas.cost_models.program_cost import program_cost
     from lpgnas.cost_models.rows import GraphSize
@@ -451,7 +457,18 @@ def _cost(options: argparse.Namespace) -> None:
     else:
         cost = program_cost(model, size, latency=latency)
     totals = "\n".join(f"{name:>24} {value:>16,}" for name, value in cost.totals().items())
+    totals += f"\n\nenergy, estimated for 45 nm (docs/budgets.md): {format_energy(cost.energy_aj)}"
     sys.stdout.write(cost.to_json() if options.json else f"{cost.table().to_string(index=False)}\n\n{totals}\n")
+
+
+def _calibrate(options: argparse.Namespace) -> None:
+    from lpgnas.calibration import calibrate
+    from lpgnas.progress import standard_error
+
+    table = calibrate(options.out, quick=options.quick, stream=standard_error(quiet=options.quiet))
+    kinds = len({point.operation for point in table.points})
+    threads = f"{table.threads} thread{'s' if table.threads > 1 else ''}"
+    sys.stdout.write(f"{table.device}, {threads}: {len(table.points):,} times of {kinds} operations\n")
 
 
 def _bench(options: argparse.Namespace) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from lpgnas.budget import format_bits
 from lpgnas.components import Component
+from lpgnas.cost_models.energy import format_energy
 from lpgnas.html_style import STYLE
 from lpgnas.markup import Html, element, joined
 from lpgnas.operators import ACTIVATIONS, ATTENTIONS
@@ -134,8 +135,8 @@ def _budget(facts: RunFacts) -> Html:
     lowered = facts.stages["lower"]
     foot = (
         f"Counted from the lowered program. Apart from these: {format_bits(lowered['node_coefficient_bits'])} of node "
-        f"coefficients. {lowered['macs']:,} MACs, {lowered['bops']:,} BOPs; proved for in-degrees up to "
-        f"{lowered['max_degree']:,}."
+        f"coefficients. {lowered['macs']:,} MACs, {lowered['bops']:,} BOPs{facts.energy}; proved for in-degrees up "
+        f"to {lowered['max_degree']:,}."
     )
     return joined(*rows, element("p", foot, class_="note"))
 
@@ -345,6 +346,7 @@ _TITLES = {
     "macs": "MACs",
     "bops": "BOPs",
     "mixq_bitops": "MixQ BitOPs",
+    "energy_aj": "energy",
     "latency_ns": "ns",
 }
 
@@ -367,6 +369,8 @@ def _cost_cell(name: str, text: str) -> object:
     number = float(text or 0)
     if number == 0.0:
         return element("span", "–", class_="quiet")
+    if name == "energy_aj":
+        return format_energy(int(number))
     return format_bits(int(number)) if name in ("weight_bits", "buffer_bits") else f"{number:,.0f}"
 
 

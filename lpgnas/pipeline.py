@@ -552,7 +552,7 @@ class Run:
         files = self._save(PROGRAM, to_bytes(program))
         files |= self._save(COSTS, cost.table().to_csv(index=False, lineterminator="\n"))
         counted = [one.name for one in QUANTITIES if one.name in cost.totals()]
-        sizes = {name: cost.quantity(name) for name in (*counted, "node_coefficient_bits")}
+        sizes = {name: cost.quantity(name) for name in (*counted, "node_coefficient_bits", "energy_aj")}
         self._finish("lower", files, started, max_degree=prepared.max_degree, **sizes)
 
     def program(self) -> IntegerProgram:

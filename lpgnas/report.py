@@ -82,7 +82,8 @@ def _sizes(facts: RunFacts) -> str:
     rows = [[size.what, size.text, size.limit_text, size.share] for size in facts.sizes]
     rows.append(["node coefficients (apart)", format_bits(lowered["node_coefficient_bits"]), "", ""])
     proved = (
-        f"\n{lowered['macs']:,} MACs, {lowered['bops']:,} BOPs; proved for in-degrees up to {lowered['max_degree']}.\n"
+        f"\n{lowered['macs']:,} MACs, {lowered['bops']:,} BOPs{facts.energy}; proved for in-degrees up to "
+        f"{lowered['max_degree']}.\n"
     )
     return markdown_table(["size", "used", "budget", "share"], rows) + proved
 

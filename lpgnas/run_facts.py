@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lpgnas.budget import COUNT, QUANTITIES, Budget, Quantity
+from lpgnas.cost_models.energy import format_energy
 from lpgnas.errors import RunFolderError
 from lpgnas.results import STAGES, read_record, read_text
 from lpgnas.spec import ModelSpec
@@ -114,6 +115,12 @@ class RunFacts:
         lowered, budget = self.stages.get("lower", {}), self.budget
         shown = (one for one in QUANTITIES if one.name in lowered and (one.scale is not COUNT or one.name in budget))
         return tuple(SizeFacts(one, lowered[one.name], budget.get(one.name)) for one in shown)
+
+    @property
+    def energy(self) -> str:
+        """The estimated energy of an inference as a part of a sentence; empty in folders of earlier versions."""
+        amount = self.stages.get("lower", {}).get("energy_aj")
+        return "" if amount is None else f", an estimated {format_energy(amount)} in 45 nm"
 
     @property
     def verified(self) -> bool:

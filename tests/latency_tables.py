@@ -10,9 +10,9 @@ from lpgnas.cost_models.latency import LatencyTable, Point, known_kinds
 
 
 def random_points(rng: np.random.Generator, kinds: tuple[str, ...] = ()) -> list[Point]:
-    """Points of every kind (or of those given) on one to three sizes, columns and bits each."""
+    """Points of version 1 of every kind (or of those given) on one to three sizes, columns and bits each."""
     points = []
-    for kind in kinds or known_kinds():
+    for kind in kinds or known_kinds(1):
         scale = int(np.exp(rng.uniform(0, 8)))
         axes = [
             sorted({int(value) for value in np.exp(rng.uniform(0, high, int(rng.integers(1, 4))))})
@@ -23,6 +23,22 @@ def random_points(rng: np.random.Generator, kinds: tuple[str, ...] = ()) -> list
     return points
 
 
+def measured_points(rng: np.random.Generator, kinds: tuple[str, ...] = ()) -> list[Point]:
+    """Points of version 2 of every kind (or of those given) on one or two rows, sizes a row, columns and bits each."""
+    points = []
+    for kind in kinds or known_kinds():
+        scale = int(np.exp(rng.uniform(0, 8)))
+        axes = [
+            sorted({int(value) for value in np.exp(rng.uniform(0, high, int(rng.integers(1, 3))))})
+            for high in (8, 4, 5, 3)
+        ]
+        if "/self/" in kind:
+            axes[1] = [1]  # it reads no edges
+        for rows, share, columns, bits in product(*axes):
+            points.append(Point(kind, rows * share, columns, bits, scale * int(rng.integers(1, 1000)), rows))
+    return points
+
+
 def random_table(rng: np.random.Generator) -> LatencyTable:
-    """A table of every kind."""
+    """A table of version 1 of every kind."""
     return LatencyTable("random", 1, random_points(rng))

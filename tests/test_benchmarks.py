@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import runs
+from latency_tables import measured_points
 
 from benchmarks import (
     differentiable,
@@ -17,6 +18,7 @@ from benchmarks import (
     inference,
     input_words,
     kernels,
+    latency_model,
     many_labels,
     run_time,
     strategies,
@@ -25,6 +27,9 @@ from benchmarks import (
     transforms,
 )
 from lpgnas.bench import PREPARED
+from lpgnas.calibration import Stopwatch
+from lpgnas.cost_models.latency import LatencyTable
+from lpgnas.cost_models.rows import GraphSize
 from lpgnas.cost_models.spec_cost import spec_cost
 from lpgnas.graph import Graph
 from lpgnas.pipeline import Run
@@ -293,3 +298,30 @@ def test_whole_inferences_are_timed(small_run: Path) -> None:
     text = inference.summary(rows, 2, inference.QUICK)
     assert "| 4.5 | 8 |" in text
     assert text.count("| 25 % |") == len(run.program().operations)
+
+
+def test_predicted_latencies_stand_beside_measured_ones() -> None:
+    graph, table = runs.small_graph(), LatencyTable("any", 1, measured_points(np.random.default_rng(0)))
+    named = list(latency_model.models(graph, draws=2))
+    assert len(named) == len(latency_model.MODELS) + 2
+    assert {len(spec.layers) for _, spec in named} == {1, 2, 3}
+    watch = Stopwatch()
+    rows = latency_model.measure(table, graph, named[-3:], watch, 2)
+    for row, (name, spec) in zip(rows.itertuples(), named[-3:], strict=True):
+        assert row.model == name and row.ratio_to_reference > 0
+        assert row.predicted_ns == spec_cost(spec, GraphSize.of(graph), latency=table).latency_ns
+    rows = pd.DataFrame(
+        {
+            "graph": ["a", "a", "b", "b"],
+            "model": ["one", "two", "one", "winner of a search"],
+            "predicted_ns": [900_000, 1_300_000, 1_000_000, 2_000_000],
+            "measured_ns": [1_000_000, 1_000_000, 1_000_000, 1_900_000],
+            "ratio": [0.9, 1.3, 1.0, 1.0526],
+            "limit_ns": [np.nan, np.nan, np.nan, 2_100_000],
+        }
+    )
+    text = latency_model.summary(rows)
+    assert "| a | 2 | 50 % | 20.0 % | 1.30 (two) |" in text
+    assert "| all | 3 | 67 % | 10.0 % | 1.30 |" in text
+    assert "| b | 2.100 | 2.000 | 1.900 | 1.05 |" in text
+    assert "winner of a search on" not in latency_model.summary(rows.iloc[:3].drop(columns="limit_ns"))
