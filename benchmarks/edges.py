@@ -116,7 +116,7 @@ def summary(table: pd.DataFrame) -> str:
     header = ["messages in", "nodes", "size", "edges", "ms", "ns an edge", "ms without edges", "R^2"]
     kernel = [f"kernel, {columns} columns, ms" for columns in (COLUMNS, WIDE)]
     checks = ["messages in", "edges", "checks, ms", *kernel, f"share of {COLUMNS} columns", f"of {WIDE}"]
-    told = f"Made by `python -m benchmarks.edges` on {cpu_name()}; {COLUMNS} columns, one thread, processor time.\n"
+    told = f"Made by `python -m benchmarks.edges` on {cpu_name()}; {COLUMNS} columns, one thread, processor time.\n\n"
     told += "![time against edges](edges.png)\n"
     once = f"Checks of the edges, once a graph:\n\n{markdown_table(checks, shares)}"
     return f"{told}\n{markdown_table(header, lines)}\n{once}"
@@ -132,11 +132,11 @@ def figure(table: pd.DataFrame) -> bytes:
     FigureCanvasAgg(made)
     for position, (where, rows) in enumerate(regimes):
         axes, (slope, start, square) = made.add_subplot(1, len(regimes), position + 1), fit(rows)
-        edges = rows["edges"].to_numpy(float)
-        axes.plot([0, edges.max()], [start, start + slope * edges.max() / 1e6], color="#8a94a0", linewidth=1.0)
+        edges = rows["edges"].to_numpy(float) / 1e6
+        axes.plot([0, edges.max()], [start, start + slope * edges.max()], color="#8a94a0", linewidth=1.0)
         axes.scatter(edges, rows["median_ms"], s=22, color="#2f6fb0", zorder=3)
         axes.set_title(f"{where}: R² {square:.4f}, {slope:.2f} ns an edge", fontsize=9)
-        axes.set_xlabel("edges", fontsize=9)
+        axes.set_xlabel("edges, millions", fontsize=9)
         axes.set_ylabel("ms" if position == 0 else "", fontsize=9)
         axes.set_xlim(left=0)
         axes.set_ylim(bottom=0)
