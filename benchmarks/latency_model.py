@@ -153,9 +153,9 @@ def summary(rows: pd.DataFrame) -> str:
          f"{rows.loc[error.idxmax(), 'ratio']:.2f}"]
     )  # fmt: skip
     told = (
-        f"Made by `python -m benchmarks.latency_model --table TABLE.json --data-root FOLDER` on {cpu_name()}, one "
-        "thread, processor time, with a table of `lpgnas calibrate` on the same machine. Prepared inferences of "
-        "programs with random codes; a ratio is predicted over measured.\n\n"
+        "Made by `python -m benchmarks.latency_model --table TABLE.json --data-root FOLDER --runs RUN ...` on "
+        f"{cpu_name()}, one thread, processor time, with a table of `lpgnas calibrate` on the same machine. Prepared "
+        "inferences of programs with random codes; a ratio is predicted over measured.\n\n"
     )
     whole = markdown_table(["graph", "models", "within 20 %", "median error", "worst ratio"], lines)
     each = [
@@ -188,6 +188,7 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=TURNS)
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
     table = LatencyTable.load(options.table)
     parts, watch = [], Stopwatch()
     for name in options.datasets:

@@ -54,7 +54,7 @@ HEADS = 4
 """Heads of learned attentions beside one."""
 FEWEST_TURNS = 3
 LONG_NS = 400_000_000
-"""Operations that have taken this long together have turned often enough, after the fewest turns."""
+"""The operations of a place that took this long together have turned often enough, after the fewest turns."""
 PROBES, QUIET = 1000, 0.005
 """Times of the fixed program before anything else is timed; and the quantile that is taken for an idle machine's."""
 SAVE_SECONDS = 5.0
@@ -397,11 +397,14 @@ class Stopwatch:
         """Nanoseconds of the fixed program while little else ran: a low quantile of all its times so far."""
         return max(1, round(float(np.quantile(self._probes, QUIET))))
 
-    def ratios(self, timed: Sequence[Timed], turns: int) -> list[float]:
-        """Medians over the turns of each call's time over that of the fixed program."""
+    def ratios(self, timed: Sequence[Timed], turns: int, enough: int | None = None) -> list[float]:
+        """Medians over the turns of each call's time over that of the fixed program.
+
+        Once the calls took `enough` nanoseconds together, the fewest turns suffice.
+        """
         found: list[list[float]] = [[] for _ in timed]
         taken, spent = 0, 0
-        while taken < turns and (taken < FEWEST_TURNS or spent < LONG_NS):
+        while taken < turns and (taken < FEWEST_TURNS or enough is None or spent < enough):
             taken += 1
             for one, own in zip(timed, found, strict=True):
                 for call in one.before:
@@ -459,7 +462,7 @@ def _measured(cell: Cell, watch: Stopwatch, turns: int) -> list[tuple[Point, flo
     """The points of a cell, and their times over the reference."""
     case = {"blocks": _block_cell, "heads": _head_cell}.get(cell.what, _feature_cell)(cell)
     case.inference.predict()  # compiles
-    ratios, points = watch.ratios(case.timed, turns), [one.point for one in case.timed]
+    ratios, points = watch.ratios(case.timed, turns, LONG_NS), [one.point for one in case.timed]
     if cell.what == "heads":
         ratios, points = _of_one_head(ratios), points[::2]
     return list(zip(points, ratios, strict=True))
