@@ -212,7 +212,7 @@ class ConstantProgram:
         read: IntArray = codes[:, self.columns]
         if self.program.row_normalize:
             read = read * reciprocal(ROW_FACTOR_BITS, codes.sum(axis=1))[:, None]
-        return read
+        return np.ascontiguousarray(read)  # as native code takes it
 
     def run(self, x: Features) -> IntArray:
         """Codes of the logits [N, C] int64, by the matrices; errors as `input_codes`."""

@@ -7,18 +7,22 @@ import re
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import naive
 import numpy as np
 import numpy.typing as npt
 import onnx
 import pytest
+import runs
 import samples
 from constant_cases import CLAMPS, OPERATORS, ConstantCase, constant_case, csr
 from onnx import numpy_helper
 
+from lpgnas import constant_forms
 from lpgnas.components import Component
 from lpgnas.constant_forms import GraphChoice, check_compiled, compare_compiled
+from lpgnas.datasets import graph_to_npz
 from lpgnas.errors import CheckFailed, ExportError
 from lpgnas.export import hls4ml_project
 from lpgnas.export.feeding import run_constant_graph
@@ -29,9 +33,13 @@ from lpgnas.export.hls4ml_project import check_types, emulation, missing_tools, 
 from lpgnas.export.targets import TARGETS
 from lpgnas.graph import Graph
 from lpgnas.integer_program import IntegerProgram, Lookup
+from lpgnas.kernels.csr import CsrGraph
 from lpgnas.lowering import lower
 from lpgnas.number_formats import FormatChoice, Rounding
+from lpgnas.program_file import to_bytes
+from lpgnas.results import read_record
 from lpgnas.spec import LayerSpec, ModelSpec
+from lpgnas.support import probes, refusal, small_graph
 
 CASES = 30
 needs_hls4ml = pytest.mark.skipif(bool(missing_tools()), reason=f"it needs {missing_tools()}")
@@ -158,6 +166,19 @@ def test_weights_edges_and_metadata_are_those_of_the_program() -> None:
     assert json.loads(facts["input"]) == {"bits": 4, "columns": FEATURES, "fraction": 2, "signed": False}
 
 
+def test_exact_cells_of_the_support_matrix_are_exact() -> None:
+    exact = 0
+    for probe in probes():
+        if refusal(probe.program, "hls4ml"):
+            continue
+        graph = small_graph(probe.program)
+        made = export_hls4ml(probe.program, CsrGraph.from_edges(graph.edge_index, graph.num_nodes, self_loops=False))
+        codes = run_constant_graph(made.model, made.constant, made.constant.input_codes(graph.x))
+        np.testing.assert_array_equal(codes, naive.run(probe.program, graph.x, graph.edge_index))
+        exact += 1
+    assert exact > 25
+
+
 # --- hls4ml ---
 
 
@@ -278,3 +299,126 @@ def test_a_file_of_another_program_is_noticed(monkeypatch: pytest.MonkeyPatch) -
 def test_a_fan_out_without_a_node_is_refused() -> None:
     with pytest.raises(ExportError, match="say of which node"):
         GraphChoice(fan_out=3)
+
+
+# --- the command line ---
+
+
+def graph_file(folder: Path, columns: int) -> Path:
+    """A small graph without labels."""
+    made = samples.random_graph(np.random.default_rng(0), 9, 25, columns)
+    path = folder / "small.npz"
+    graph_to_npz(Graph("small", made.x, made.edge_index), path)
+    return path
+
+
+def without_hls4ml(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave the emulation out, which takes seconds to build."""
+    monkeypatch.setattr(hls4ml_project, "find_spec", lambda name: None)
+    monkeypatch.setattr(constant_forms, "find_spec", lambda name: None)
+
+
+def test_export_of_a_program_and_a_graph(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    without_hls4ml(monkeypatch)
+    program, graph = gcn_program("ternary"), graph_file(tmp_path, FEATURES)
+    (tmp_path / "program.npz").write_bytes(to_bytes(program))
+    command = ("export", tmp_path / "program.npz", "--target", "hls4ml", "--out", tmp_path / "made")
+    done = runs.lpgnas(*command, "--graph", graph)
+    assert done.code == 0
+    assert done.err.startswith("not checked: hls4ml's C++ emulation: not run: it needs hls4ml (pip install")
+    files = {f"hls4ml/{name}" for name in ("model.onnx", "config.json", "graph.npz")}
+    assert runs.paths_of(tmp_path / "made").keys() == files
+    done = runs.lpgnas(*command, "--graph", graph, "--node", "3", "--fan-out", "2", "--nodes", "7")
+    assert done.code == 0
+    with np.load(tmp_path / "made/hls4ml/graph.npz") as made, np.load(graph) as whole:
+        assert made["x"].shape == (7, FEATURES)
+        np.testing.assert_array_equal(made["x"][0], whole["x"][3])
+        assert np.bincount(made["edge_index"][1]).max() <= 2
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (("--target", "hls4ml"), "hls4ml files have their graph compiled in; give a small one"),
+        (("--target", "hls4ml", "--node", "1"), "hls4ml files have their graph compiled in; give a small one"),
+        (("--target", "hls4ml", "--graph", "small.npz", "--fan-out", "2"), "say of which node"),
+        (("--target", "hls4ml", "--graph", "small.npz", "--node", "9"), "has no node 9"),
+        (("--target", "hls4ml", "--graph", "small.npz", "--node", "1", "--nodes", "1"), "take a smaller fan-out"),
+        (("--target", "onnx-int", "--node", "1"), "go with targets that compile a graph in"),
+        (("--target", "onnx-int", "--graph", "small.npz"), "go with --target c and a program.npz"),
+        (("--target", "hls4ml", "--graph", "other.npz"), "DegreeError: node 0 has 61 incoming edges"),
+    ],
+)
+def test_bad_exports_write_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...], told: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    graph_file(tmp_path, FEATURES)
+    hub = np.stack([np.ones(61, dtype=np.int64), np.zeros(61, dtype=np.int64)])
+    graph_to_npz(Graph("other", np.zeros((2, FEATURES), dtype=np.float32), hub), tmp_path / "other.npz")
+    (tmp_path / "program.npz").write_bytes(to_bytes(gcn_program("ternary")))
+    done = runs.lpgnas("export", "program.npz", *options, "--out", "made")
+    assert (done.code, done.out) == (2, "")
+    assert told in done.err
+    assert not (tmp_path / "made").exists()
+
+
+@pytest.fixture(scope="module")
+def gcn_run(small_npz: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run without activations by table; to be looked at only."""
+    folder = tmp_path_factory.mktemp("gcn") / "run"
+    model = ("--strategy", "uniform", "--architecture", "gcn", "--hidden", "8", "--weight-format", "fixed4")
+    done = runs.lpgnas("run", "--quiet", "--dataset", small_npz, *runs.QUICK, *model, "--out", folder)
+    assert done.code == 0, done.err
+    return folder
+
+
+def test_a_run_keeps_and_verifies_its_export(gcn_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    without_hls4ml(monkeypatch)
+    folder = runs.copied(gcn_run, tmp_path / "run")
+    done = runs.lpgnas("export", "--quiet", folder, "--target", "hls4ml", "--node", "2", "--fan-out", "3")
+    assert done.code == 0, done.err
+    stage = read_record(folder / "record.json")["stages"]["export"]
+    assert set(stage["files"]) == {*runs.EXPORTED, *TARGETS.get("hls4ml").files}
+    assert stage["compiled_in_unchecked"].startswith("hls4ml's C++ emulation: not run: it needs hls4ml")
+    assert runs.lpgnas("verify", "--quiet", folder).code == 0
+    made = {one["form"]: one for one in read_record(folder / "record.json")["stages"]["verify"]["comparisons"]}
+    assert (made["hls4ml's ONNX in onnxruntime"]["mismatches"], made["hls4ml's ONNX in onnxruntime"]["failed"]) == (
+        0,
+        False,
+    )
+    assert made["hls4ml's C++ emulation"]["note"].startswith("not run: it needs hls4ml")
+    assert runs.lpgnas("export", "--quiet", folder).code == 0  # the default targets: these files stay
+    stage = read_record(folder / "record.json")["stages"]["export"]
+    assert set(stage["files"]) == {*runs.EXPORTED, *TARGETS.get("hls4ml").files}
+
+
+@pytest.mark.slow
+@needs_hls4ml
+def test_a_run_verifies_the_emulation(gcn_run: Path, tmp_path: Path) -> None:
+    folder = runs.copied(gcn_run, tmp_path / "run")
+    assert runs.lpgnas("export", "--quiet", folder, "--target", "hls4ml", "--node", "2", "--fan-out", "3").code == 0
+    assert (folder / "hls4ml/project/firmware/lpgnas.cpp").exists()
+    assert runs.lpgnas("verify", "--quiet", folder).code == 0
+    made = {one["form"]: one for one in read_record(folder / "record.json")["stages"]["verify"]["comparisons"]}
+    emulated = made["hls4ml's C++ emulation"]
+    assert (emulated["mismatches"], emulated["note"], emulated["failed"]) == (0, "", False)
+    assert emulated["compared"] > 0
+
+
+@pytest.mark.slow
+@needs_hls4ml
+@pytest.mark.filterwarnings("ignore")  # hls4ml's own
+def test_the_page_s_code_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program, graph = gcn_program("fixed4", 1), graph_file(tmp_path, FEATURES)
+    (tmp_path / "program.npz").write_bytes(to_bytes(program))
+    command = ("export", tmp_path / "program.npz", "--target", "hls4ml", "--out", tmp_path, "--graph", graph)
+    assert runs.lpgnas(*command).code == 0
+    monkeypatch.chdir(tmp_path)
+    page = (runs.ROOT / "docs/targets/hls4ml.md").read_text()
+    names: dict[str, Any] = {}
+    for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
+        exec(block, names)
+    with np.load(graph) as arrays:
+        wanted = naive.run(program, arrays["x"], arrays["edge_index"])
+    np.testing.assert_array_equal(np.ldexp(names["logits"], program.logits.fraction), wanted)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import runs
 import samples
 from export_cases import case
 from scipy import sparse
 
+from benchmarks.neighbourhoods import measure
 from lpgnas.errors import GraphError
 from lpgnas.export.neighbourhoods import NeighbourSampler, hops_of
 from lpgnas.graph import Graph
@@ -116,3 +118,27 @@ def test_refusals() -> None:
         NeighbourSampler(graph, 1).around(40)
     with pytest.raises(GraphError, match=r"node 3 has \d+ nodes, more than the 4 .* smaller fan-out"):
         NeighbourSampler(graph, 2).around(3, 4)
+
+
+def test_the_table_counts_what_neighbourhoods_cost() -> None:
+    program = next(case(index).program for index in range(60) if hops_of(case(index).program) == 2)
+    bare, executor = large_graph(program.num_features, 1), Executor(program)
+    classes = executor.run(bare.x, bare.edge_index).codes.argmax(axis=1)
+    graph = Graph("labelled", bare.x, bare.edge_index, classes.astype(np.int64), program.num_classes)
+    nodes = np.arange(0, 40, 2)
+    table = measure(program, graph, nodes, (1, None), 2)
+    assert table["fan_out"].tolist() == ["1", "all"]
+    assert table["padded_to"].tolist() == ["3", ""]
+    assert table["seeds"].tolist() == [2, 1]
+    assert table["full_accuracy"].tolist() == [100.0, 100.0]
+    assert (table["accuracy"] == table["agreement"]).all()  # the labels are the classes of full inference
+    assert table["loss"].tolist() == pytest.approx((100 - table["accuracy"]).tolist())
+    assert table["agreement"].tolist()[1] == 100.0
+    sampled = [NeighbourSampler(graph, 2, 1, seed).sampled_graph() for seed in (0, 1)]
+    same = [executor.run(one.x, one.edge_index).codes.argmax(axis=1)[nodes] == classes[nodes] for one in sampled]
+    assert table["agreement"].tolist()[0] == pytest.approx(100 * np.mean(same), abs=0.06)
+
+
+def test_the_page_shows_the_committed_table() -> None:
+    page = (runs.ROOT / "docs/constant_graphs.md").read_text()
+    assert (runs.ROOT / "benchmarks/results/neighbourhoods.md").read_text() in page
