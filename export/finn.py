@@ -1,16 +1,17 @@
 """`finn/model.onnx`: a program on a constant graph as products with constant matrices and thresholds, for FINN.
 
-Tensors are float32 integers, the codes themselves: `x` [nodes, columns] holds the codes of the input and `logits` [nodes,
-classes] those of the output. A transform is `x @ W`, an aggregation `transpose(transpose(H) @ transpose(A))` with the
+Tensors are float32 integers, the codes themselves: `x` [nodes, columns] holds the codes of the input and `logits`
+[nodes, classes] those of the output. A transform is `x @ W`, an aggregation `transpose(transpose(H) @ transpose(A))` with the
 number of edges as the constant transpose(A): each a `MatMul` with a constant weight behind a `Quant` or `BipolarQuant`
 of scale 1, which FINN turns into an MVAU. Everything behind a product (coefficients of nodes, biases, the rounding, the
 clamp, a table) is one `MultiThreshold` of QONNX's domain, FINN's own form of a quantised activation. Its thresholds
 are the smallest accumulators that reach each code, computed in integers: exact in every rounding mode, where a `Quant`
 would come out of FINN's conversion as floor(x + 1/2).
 
-Coefficients that differ by node, and biases that differ by column, give one row of thresholds an element of the tensor, which
-is then reshaped to one row. A sum beyond 2^24, codes of more than 8 bits behind a rounding, rows normalised (their
-factor is no constant) and a table that falls somewhere are refused by name.
+Coefficients that differ by node, with biases that differ by column, give a row of thresholds for each element of the
+tensor, which is then reshaped to one row. Where rows of the features are normalised, their factor is no constant: the
+host makes the transforms of `x` (sums of a few weight rows a node), and their outputs are the inputs of the circuit.
+A sum beyond 2^24, codes of more than 8 bits behind a rounding, and a table that falls somewhere are refused by name.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ from lpgnas.export.constant_graph import (
 )
 from lpgnas.export.graph_builder import GraphBuilder, to_bytes
 from lpgnas.export.metadata import describe, file_metadata
-from lpgnas.graph import Graph
+from lpgnas.graph import Features, Graph
 from lpgnas.integer_program import INPUT_NAME, Aggregate, Array, IntegerProgram, Lookup, Tensor, Transform
 from lpgnas.kernels.csr import CsrGraph
 from lpgnas.number_formats import Rounding
@@ -95,16 +96,14 @@ def export_finn(program: IntegerProgram, graph: CsrGraph) -> bytes:
         ExportError: what is no product with a constant matrix, and what the module's page says.
     """
     constant = constant_program(program, graph)
-    if program.row_normalize:
-        raise ExportError(
-            "rows of the features are normalised: their factor is no constant of a circuit, and its products with the "
-            "features are wider than FINN takes; use row_normalize = false, or the target hls4ml, onnx-int or c"
-        )
     context = _Context(constant)
-    source = constant.input
-    context.values[INPUT_NAME] = source.name
-    context.builder.annotate(source.name, code_datatype(source))
+    inputs = input_tensors(constant)
+    for tensor in inputs:
+        context.values[tensor.name] = tensor.name
+        context.builder.annotate(tensor.name, code_datatype(tensor))
     for step in constant.steps:
+        if step.output in inputs:
+            continue
         EMITTERS.get(type(step.operation).__name__)(context, step)
     context.builder.add("Identity", LOGITS, context.value(program.output))
     context.builder.annotate(LOGITS, code_datatype(program.logits))
@@ -112,12 +111,46 @@ def export_finn(program: IntegerProgram, graph: CsrGraph) -> bytes:
     float32 = TensorProto.FLOAT
     model = context.builder.model(
         "lpgnas_finn",
-        [helper.make_tensor_value_info(source.name, float32, [nodes, source.columns])],
+        [helper.make_tensor_value_info(one.name, float32, [nodes, one.columns]) for one in inputs],
         [helper.make_tensor_value_info(LOGITS, float32, [nodes, program.num_classes])],
         doc=describe(program, f"{nodes} nodes compiled in; float32 codes, matrices and thresholds for FINN"),
         metadata=file_metadata(program, "finn"),
     )
     return to_bytes(onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True))
+
+
+def input_tensors(constant: ConstantProgram) -> tuple[Tensor, ...]:
+    """What the circuit reads, in order: `x`, or where rows are normalised the outputs of the transforms of `x`.
+
+    Raises:
+        ExportError: rows are normalised, and a transform reads `x` beside other tensors.
+    """
+    if not constant.program.row_normalize:
+        return (constant.input,)
+    reading = [
+        step
+        for step in constant.steps
+        if isinstance(step, TransformStep) and any(term.source == INPUT_NAME for term in step.terms)
+    ]
+    for step in reading:
+        if len(step.terms) > 1:
+            raise ExportError(
+                f"{_where(step)}: it adds features whose rows are normalised to other tensors: the factor of a row is "
+                f"no constant, and the host has not the rest; use a model without routes, or the target hls4ml, "
+                f"onnx-int or c"
+            )
+        _check(step, 0)
+    return tuple(step.output for step in reading)
+
+
+def circuit_inputs(constant: ConstantProgram, x: Features) -> dict[str, IntArray]:
+    """Codes [N, columns] int64 of what the circuit reads, by name, from features [N, F] float32, dense or CSR.
+
+    Raises:
+        GraphError: features that the program cannot read, or of another number of nodes.
+    """
+    made = constant.run_codes(constant.input_codes(x))
+    return {tensor.name: made[tensor.name] for tensor in input_tensors(constant)}
 
 
 def export_files(program: IntegerProgram, graph: Graph) -> Mapping[str, bytes]:
@@ -326,13 +359,13 @@ EMITTERS.add(Aggregate.__name__, _emit_aggregate)
 EMITTERS.add(Lookup.__name__, _emit_lookup)
 
 
-def run_finn_file(content: bytes, constant: ConstantProgram, codes: IntArray) -> IntArray:
+def run_finn_file(content: bytes, constant: ConstantProgram, x: Features) -> IntArray:
     """Codes of the logits [N, C] int64 of a file in the qonnx executor, node by node.
 
     Args:
-        content: of `finn/model.onnx`.
+        content: of `finn/model.onnx`, as it is or cleaned up.
         constant: the program on its graph.
-        codes: of the input [N, columns] int64, as `ConstantProgram.input_codes` makes them.
+        x: features [N, F] float32, dense or CSR.
 
     Raises:
         ExportError: the executor refuses the file.
@@ -342,10 +375,12 @@ def run_finn_file(content: bytes, constant: ConstantProgram, codes: IntArray) ->
 
     from lpgnas.export.feeding import qonnx_with_this_onnxruntime
 
+    codes = [one.astype(np.float32) for one in circuit_inputs(constant, x).values()]
     try:
         with qonnx_with_this_onnxruntime():
             model = ModelWrapper(content)
-            made = execute_onnx(model, {constant.input.name: codes.astype(np.float32)})[LOGITS]
+            names = [one.name for one in model.graph.input]
+            made = execute_onnx(model, dict(zip(names, codes, strict=True)))[model.graph.output[0].name]
     except Exception as error:
         raise ExportError(f"the qonnx executor refused the file: {error}") from error
     logits: npt.NDArray[np.int64] = made.astype(np.int64)
