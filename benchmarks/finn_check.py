@@ -62,7 +62,7 @@ def write(folder: Path) -> None:
                 np.savez(
                     place.with_suffix(".npz"),
                     allow_pickle=False,
-                    inputs=np.stack([circuit_inputs(constant, one).popitem()[1] for one in x]),  # the only one
+                    inputs=np.stack([one for features in x for one in circuit_inputs(constant, features).values()]),
                     codes=codes,
                 )
 

@@ -1,8 +1,8 @@
 """`finn/model.onnx`: a program on a constant graph as products with constant matrices and thresholds, for FINN.
 
 Tensors are float32 integers, the codes themselves: `x` [nodes, columns] holds the codes of the input and `logits`
-[nodes, classes] those of the output. A transform is `x @ W`, an aggregation `transpose(transpose(H) @ transpose(A))` with the
-number of edges as the constant transpose(A): each a `MatMul` with a constant weight behind a `Quant` or `BipolarQuant`
+[nodes, classes] those of the output. A transform is `x @ W`, an aggregation `transpose(transpose(H) @ transpose(A))`
+with the number of edges as the constant transpose(A): each a `MatMul` with a constant weight behind a `Quant` or `BipolarQuant`
 of scale 1, which FINN turns into an MVAU. Everything behind a product (coefficients of nodes, biases, the rounding, the
 clamp, a table) is one `MultiThreshold` of QONNX's domain, FINN's own form of a quantised activation. Its thresholds
 are the smallest accumulators that reach each code, computed in integers: exact in every rounding mode, where a `Quant`

@@ -184,7 +184,7 @@ def support_page(rows: Iterable[Probe]) -> str:
         "",
         "Written by `python -m lpgnas.support > docs/targets/support.md`: every cell is an export of a small program",
         "that has the operator. `exact`: the file gives the codes of the kernels, on every node and class;",
-        "a number: refused by name, as said below. `hls4ml` compiles one graph in: here 7 nodes.",
+        "a number: refused by name, as said below. `hls4ml` and `finn` compile one graph in: here 7 nodes.",
         "",
         f"| | | {' | '.join(targets)} |",
         f"|---|---|{'---|' * len(targets)}",
