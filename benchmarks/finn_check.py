@@ -54,15 +54,13 @@ def write(folder: Path) -> None:
                 codes = np.stack([Executor(program).run(one, edge_index).codes for one in x])
                 if len(np.unique(codes)) < 8:
                     raise SystemExit(f"{weights} {attention} {aggregation}: these codes hardly vary and show nothing")
-                place = (
-                    folder
-                    / f"{weights}-{attention}-{aggregation}-{nodes}-{rounding.value}{'-normalised' if normalized else ''}"
-                )
+                rows = "-normalised" if normalized else ""
+                place = folder / f"{weights}-{attention}-{aggregation}{rows}-{nodes}-{rounding.value}"
                 place.with_suffix(".onnx").write_bytes(export_finn(program, graph))
                 np.savez(
                     place.with_suffix(".npz"),
                     allow_pickle=False,
-                    inputs=np.stack([one for features in x for one in circuit_inputs(constant, features).values()]),
+                    inputs=np.stack([codes_in for one in x for codes_in in circuit_inputs(constant, one).values()]),
                     codes=codes,
                 )
 

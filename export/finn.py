@@ -2,11 +2,11 @@
 
 Tensors are float32 integers, the codes themselves: `x` [nodes, columns] holds the codes of the input and `logits`
 [nodes, classes] those of the output. A transform is `x @ W`, an aggregation `transpose(transpose(H) @ transpose(A))`
-with the number of edges as the constant transpose(A): each a `MatMul` with a constant weight behind a `Quant` or `BipolarQuant`
-of scale 1, which FINN turns into an MVAU. Everything behind a product (coefficients of nodes, biases, the rounding, the
-clamp, a table) is one `MultiThreshold` of QONNX's domain, FINN's own form of a quantised activation. Its thresholds
-are the smallest accumulators that reach each code, computed in integers: exact in every rounding mode, where a `Quant`
-would come out of FINN's conversion as floor(x + 1/2).
+with the number of edges as the constant transpose(A): each a `MatMul` with a constant weight behind a `Quant` or
+`BipolarQuant` of scale 1, which FINN turns into an MVAU. Everything behind a product (coefficients of nodes, biases,
+the rounding, the clamp) is one `MultiThreshold` of QONNX's domain, FINN's own form of a quantised activation.
+Its thresholds are the smallest accumulators that reach each code, computed in integers: exact in every rounding mode,
+where a `Quant` would come out of FINN's conversion as floor(x + 1/2). A table is a `MultiThreshold` of its own.
 
 Coefficients that differ by node, with biases that differ by column, give a row of thresholds for each element of the
 tensor, which is then reshaped to one row. Where rows of the features are normalised, their factor is no constant: the

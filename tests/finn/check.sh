@@ -12,5 +12,6 @@ if [ ! -x "$folder/venv/bin/python" ]; then
   python3 -m venv "$folder/venv"
   "$folder/venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps -r tests/finn/requirements.txt
 fi
+rm -rf "$folder/models"
 "$python" -m benchmarks.finn_check write "$folder/models"
 "$folder/venv/bin/python" benchmarks/finn_check.py read "$folder/models" | tee "$folder/table.md"
