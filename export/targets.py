@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lpgnas.errors import ExportError
-from lpgnas.export import c_steps, hls4ml_files, hls4ml_graph, onnx_int, onnx_qdq, qonnx
+from lpgnas.export import c_steps, finn, hls4ml_files, hls4ml_graph, onnx_int, onnx_qdq, qonnx
 from lpgnas.export.c_code import HEADER, SOURCE, CSource, export_c
 from lpgnas.graph import Graph
 from lpgnas.integer_program import IntegerProgram
@@ -96,6 +96,9 @@ HLS4ML = "hls4ml"
 _on_graph(
     HLS4ML, tuple(f"{HLS4ML}/{file}" for file in hls4ml_files.FILES), hls4ml_files.export_files, hls4ml_graph.EMITTERS
 )
+FINN = "finn"
+"""Target and folder."""
+_on_graph(FINN, tuple(f"{FINN}/{file}" for file in finn.FILES), finn.export_files, finn.EMITTERS)
 
 
 def default_targets() -> tuple[str, ...]:

@@ -79,7 +79,7 @@ class RunResult:
         Args:
             *targets: such as "onnx-int", "onnx-qdq", "qonnx", "c"; none for all default ones that can hold the program.
                 Files of other targets stay.
-            graph: a small graph, for targets that compile one in ("hls4ml").
+            graph: a small graph, for targets that compile one in ("hls4ml", "finn").
 
         Raises:
             ExportError: a target that was named cannot hold the program exactly.

@@ -143,11 +143,14 @@ def _add_stages(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     export = _command(commands, "export", "write ONNX files and C code of a run folder or a program.npz", _export)
     export.add_argument("run", type=Path, help="a run folder, or a program.npz (needs no torch)")
     export.add_argument(
-        "--target", nargs="+", default=(), help="onnx-int, onnx-qdq, qonnx, c, hls4ml; default: the first four that can"
+        "--target",
+        nargs="+",
+        default=(),
+        help="onnx-int, onnx-qdq, qonnx, c, hls4ml, finn; default: the first four that can",
     )
     export.add_argument("--out", type=Path, help="where the files of a program.npz go")
     export.add_argument("--max-nodes", type=int, help="C code of a program.npz: the largest graph, for a fixed arena")
-    export.add_argument("--graph", help="compile this graph in (a name or an .npz): hls4ml, and C of a program.npz")
+    export.add_argument("--graph", help="compile this graph in (a name or an .npz): hls4ml, finn, C of a program.npz")
     export.add_argument("--node", type=int, help="compile the neighbourhood of this node in (of --graph, or the run's)")
     export.add_argument("--fan-out", type=int, help="of a neighbourhood: most incoming edges of a node that are kept")
     export.add_argument("--nodes", type=int, help="of a neighbourhood: rows that it is padded to")
@@ -336,10 +339,10 @@ def _export(options: argparse.Namespace) -> None:
     if of_code and (list(options.target) != ["c"] or options.run.is_dir()):
         raise ConfigError(
             "--max-nodes and --graph go with --target c and a program.npz (a run folder holds one), --graph also with "
-            "targets that compile a graph in (hls4ml)"
+            "targets that compile a graph in (hls4ml, finn)"
         )
     if not on_graph and any(one is not None for one in (options.node, options.fan_out, options.nodes)):
-        raise ConfigError("--node, --fan-out and --nodes go with targets that compile a graph in (hls4ml)")
+        raise ConfigError("--node, --fan-out and --nodes go with targets that compile a graph in (hls4ml, finn)")
 
     if options.run.is_dir():
         if options.out is not None:

@@ -20,11 +20,12 @@ import numpy.typing as npt
 from lpgnas.errors import CheckFailed, ExportError, LpgnasError
 from lpgnas.export.constant_graph import IntArray, constant_program
 from lpgnas.export.feeding import run_constant_graph
+from lpgnas.export.finn import run_finn_file
 from lpgnas.export.hls4ml_files import CONFIG, GRAPH, MODEL
 from lpgnas.export.hls4ml_graph import Hls4mlFile
 from lpgnas.export.hls4ml_project import emulation, missing_tools, write_project
 from lpgnas.export.neighbourhoods import NeighbourSampler, hops_of
-from lpgnas.export.targets import HLS4ML, TARGETS
+from lpgnas.export.targets import FINN, HLS4ML, TARGETS
 from lpgnas.graph import Graph
 from lpgnas.integer_program import IntegerProgram
 from lpgnas.kernels.csr import CsrGraph
@@ -170,10 +171,23 @@ def _check_hls4ml(program: IntegerProgram, files: Mapping[str, bytes]) -> list[C
     ]
 
 
+def _check_finn(program: IntegerProgram, files: Mapping[str, bytes]) -> list[Comparison]:
+    samples = _Samples.draw(program, _graph(files[GRAPH]))
+    constant = constant_program(program, samples.csr)
+
+    def executed() -> Iterable[IntArray]:
+        return [run_finn_file(files[MODEL], constant, x) for x in samples.features]
+
+    return [samples.compare("FINN's ONNX in qonnx", executed)]
+
+
 def _graph(content: bytes) -> Graph:
     with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
         return Graph("the graph that is compiled in", arrays["x"], arrays["edge_index"])
 
 
-_CHECKS: dict[str, Callable[[IntegerProgram, Mapping[str, bytes]], list[Comparison]]] = {HLS4ML: _check_hls4ml}
+_CHECKS: dict[str, Callable[[IntegerProgram, Mapping[str, bytes]], list[Comparison]]] = {
+    HLS4ML: _check_hls4ml,
+    FINN: _check_finn,
+}
 """The forms of each target's files, by target."""

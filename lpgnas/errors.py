@@ -58,6 +58,10 @@ class ExportError(InputError):
     """A program that a target cannot hold exactly."""
 
 
+class InteropError(InputError):
+    """A model that layers of another library, or ours, cannot hold exactly."""
+
+
 class UnknownName(InputError):
     """A name that a registry does not hold."""
 

@@ -52,35 +52,35 @@ def probes() -> Iterator[Probe]:
     for attention in ATTENTIONS:
         for aggregation in (name for name in AGGREGATIONS if name in ATTENTIONS.get(attention).aggregations):
             layer = LayerSpec(attention, aggregation, "relu", WIDTH)
-            yield Probe("attention, aggregation", f"{attention}, {aggregation}", _program(layer))
+            yield Probe("attention, aggregation", f"{attention}, {aggregation}", small_program(layer))
     base = LayerSpec("gcn", "sum", "relu", WIDTH)
     for activation in ACTIVATIONS:
-        yield Probe("activation", activation, _program(replace(base, activation=activation)))
+        yield Probe("activation", activation, small_program(replace(base, activation=activation)))
     for shortcut in SHORTCUTS:
-        yield Probe("shortcut", shortcut, _program(replace(base, shortcut=shortcut)))
+        yield Probe("shortcut", shortcut, small_program(replace(base, shortcut=shortcut)))
     for heads in (1, 2, 3):
-        yield Probe("heads", str(heads), _program(replace(base, attention="gat", heads=heads)))
+        yield Probe("heads", str(heads), small_program(replace(base, attention="gat", heads=heads)))
     for name in WEIGHT_FORMATS:
-        yield Probe("weights", name, _program(base, weights=name))
+        yield Probe("weights", name, small_program(base, weights=name))
     for bits in CODE_BITS:
-        yield Probe("codes", f"fixed{bits}", _program(base, code_bits=bits))
+        yield Probe("codes", f"fixed{bits}", small_program(base, code_bits=bits))
     for rounding in Rounding:
-        yield Probe("rounding", rounding.value, _program(base, rounding=rounding))
+        yield Probe("rounding", rounding.value, small_program(base, rounding=rounding))
     yield from _inputs(base)
 
 
 def _inputs(base: LayerSpec) -> Iterator[Probe]:
     """What a program may do with its input."""
     one_bit = FormatChoice("fixed", 1)
-    yield Probe("input", "1 bit", _program(base, input_format=one_bit, input_signed=False))
-    yield Probe("input", "rows normalised", _program(base, input_signed=False, row_normalize=True))
-    yield Probe("input", "some words", _program(base, kept_words=COLUMNS - 2))
-    yield Probe("input", "read again by a later block", _program(base, sources=(INPUT, 0)))
-    wide = _program(base, num_features=_WIDE_COLUMNS, weights="fixed8")
+    yield Probe("input", "1 bit", small_program(base, input_format=one_bit, input_signed=False))
+    yield Probe("input", "rows normalised", small_program(base, input_signed=False, row_normalize=True))
+    yield Probe("input", "some words", small_program(base, kept_words=COLUMNS - 2))
+    yield Probe("input", "read again by a later block", small_program(base, sources=(INPUT, 0)))
+    wide = small_program(base, num_features=_WIDE_COLUMNS, weights="fixed8")
     yield Probe("input", f"{_WIDE_COLUMNS} words, sums beyond 2^24", wide)
 
 
-def _program(
+def small_program(
     layer: LayerSpec,
     *,
     weights: str = "fixed4",
@@ -184,7 +184,7 @@ def support_page(rows: Iterable[Probe]) -> str:
         "",
         "Written by `python -m lpgnas.support > docs/targets/support.md`: every cell is an export of a small program",
         "that has the operator. `exact`: the file gives the codes of the kernels, on every node and class;",
-        "a number: refused by name, as said below. `hls4ml` compiles one graph in: here 7 nodes.",
+        "a number: refused by name, as said below. `hls4ml` and `finn` compile one graph in: here 7 nodes.",
         "",
         f"| | | {' | '.join(targets)} |",
         f"|---|---|{'---|' * len(targets)}",
