@@ -107,7 +107,9 @@ def assert_same(module: BrevitasGnn, made: ChainCase) -> None:
         np.testing.assert_array_equal(codes_of(module, made, one), executor.run(one.x, one.edge_index).codes)
 
 
-@pytest.mark.parametrize("index", range(CASES))
+@pytest.mark.parametrize(
+    "index", [pytest.param(one, marks=() if one % 4 == 0 else pytest.mark.slow) for one in range(CASES)]
+)
 def test_random_models_there_and_back(index: int) -> None:
     made = case(index)
     module = to_brevitas(made.model)
