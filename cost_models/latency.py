@@ -307,7 +307,7 @@ def _space_kinds(space: SearchSpace, size: GraphSize) -> Iterator[str]:
 
 def feature_kind(size: GraphSize, bits: int) -> str:
     """The kind of a transform of a graph's features in codes of `bits`."""
-    return DENSE if size.num_nonzeros is None else ONES if bits == 1 else SPARSE
+    return DENSE if size.sparse_entries(bits) is None else ONES if bits == 1 else SPARSE
 
 
 def _point(number: int, raw: object, version: int) -> Point:

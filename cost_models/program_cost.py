@@ -169,7 +169,7 @@ def _transform_work(program: IntegerProgram, operation: Transform, size: GraphSi
     weight, columns = program.array(operation.weight), program.tensor(operation.output).columns
 
     def work(source: Tensor) -> Work:
-        sparse = size.num_nonzeros if source == program.input else None
+        sparse = size.sparse_entries(source.bits) if source == program.input else None
         kind, codes = DENSE, size.num_nodes * source.columns
         if sparse is not None:
             kind, codes = feature_kind(size, source.bits), sparse

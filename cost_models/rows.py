@@ -32,7 +32,7 @@ import numpy as np
 from lpgnas.attentions.score import EdgeScore, Side
 from lpgnas.cost_models.energy import access, arithmetic
 from lpgnas.errors import GraphError, LatencyTableError
-from lpgnas.graph import Graph
+from lpgnas.graph import Graph, most_entries
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -55,8 +55,9 @@ class GraphSize:
     Attributes:
         num_nodes: N >= 1.
         num_edges: E >= 0 directed edges as given, without self-loops that a model adds.
-        num_nonzeros: stored entries of sparse features, which the first transforms run over; None for dense features.
-            Latency alone depends on it.
+        num_nonzeros: entries of the features that are not 0, which the first transforms run over where the kernels keep
+            them sparse; None for features without zeros worth it. Latency alone depends on it.
+        num_entries: all entries of dense features; 0 for sparse ones, which stay sparse.
 
     Raises:
         GraphError: impossible counts.
@@ -65,6 +66,7 @@ class GraphSize:
     num_nodes: int
     num_edges: int
     num_nonzeros: int | None = None
+    num_entries: int = 0
 
     def __post_init__(self) -> None:
         if self.num_nodes < 1 or self.num_edges < 0:
@@ -75,7 +77,17 @@ class GraphSize:
     @classmethod
     def of(cls, graph: Graph) -> GraphSize:
         """The size of a graph."""
-        return cls(graph.num_nodes, graph.num_edges, None if isinstance(graph.x, np.ndarray) else int(graph.x.nnz))
+        if isinstance(graph.x, np.ndarray):
+            return cls(graph.num_nodes, graph.num_edges, int(np.count_nonzero(graph.x)), graph.x.size)
+        return cls(graph.num_nodes, graph.num_edges, int(graph.x.nnz))
+
+    def sparse_entries(self, bits: int) -> int | None:
+        """How many codes of the features a transform reads where kernels keep them sparse in `bits`, None for dense."""
+        if self.num_nonzeros is None or (
+            self.num_entries and self.num_nonzeros > most_entries(bits) * self.num_entries
+        ):
+            return None
+        return self.num_nonzeros
 
     def edges(self, *, self_loops: bool) -> int:
         """E'."""

@@ -210,9 +210,9 @@ class _Block:
 
     def _transform_time(self, source: _Source) -> int | None:
         size, width, bits = self._size, self._layer.width, (source.bits, self._weight_bits)
-        if source.is_input and size.num_nonzeros is not None:  # the features, kept sparse
-            kind = feature_kind(size, source.bits)
-            return self._time(Work(kind, size.num_nodes, size.num_nonzeros, width, *bits))
+        entries = size.sparse_entries(source.bits) if source.is_input else None
+        if entries is not None:
+            return self._time(Work(feature_kind(size, source.bits), size.num_nodes, entries, width, *bits))
         return self._time(Work(DENSE, size.num_nodes, size.num_nodes * source.columns, width, *bits))
 
     def _moved(self, source: _Source) -> int:

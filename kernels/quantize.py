@@ -11,14 +11,11 @@ import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 
-from lpgnas.graph import Features
+from lpgnas.graph import Features, most_entries
 from lpgnas.jit import jit
 from lpgnas.number_formats import FixedPoint, Rounding
 from lpgnas.requantize import AnyCodes
 
-MOST_ENTRIES = {True: 1 / 2, False: 1 / 8}
-"""Share of entries that are not 0 up to which sparse codes are multiplied faster than dense ones, by whether all are 1
-(measured by `lpgnas.kernels.transform_tiles` at 8 to 256 columns)."""
 SAMPLED_ROWS = 64
 MODES = {Rounding.HALF_EVEN: 0, Rounding.HALF_UP: 1, Rounding.FLOOR: 2}
 """Numbers of the rounding modes."""
@@ -56,7 +53,7 @@ def quantize_features(x: Features, fmt: FixedPoint, rounding: Rounding) -> AnyCo
 
 def quantize_input(x: Features, fmt: FixedPoint, rounding: Rounding) -> AnyCodes | SparseCodes:
     """The codes of `quantize_features`, sparse too where dense features hold so many zeros that products gain by it."""
-    most = MOST_ENTRIES[fmt.bits == 1]
+    most = most_entries(fmt.bits)
     if (
         not isinstance(x, np.ndarray)
         or np.count_nonzero(x[:: -(-len(x) // SAMPLED_ROWS)]) > most * SAMPLED_ROWS * x.shape[1]

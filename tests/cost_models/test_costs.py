@@ -21,8 +21,10 @@ from lpgnas.cost_models.rows import TOTALS, CostReport, CostRow, GraphSize
 from lpgnas.cost_models.spec_cost import AGGREGATION_COSTS, SHORTCUT_COSTS, spec_cost
 from lpgnas.cost_models.table import cost_table
 from lpgnas.errors import GraphError, ProgramError, SpecError, UnknownName
+from lpgnas.graph import Graph
 from lpgnas.integer_program import IntegerProgram, Lookup
-from lpgnas.number_formats import FormatChoice
+from lpgnas.kernels.quantize import SparseCodes, quantize_input
+from lpgnas.number_formats import FixedPoint, FormatChoice, Rounding
 from lpgnas.operators import AGGREGATIONS, ATTENTIONS, SHORTCUTS, Aggregation
 from lpgnas.program_file import to_bytes
 from lpgnas.spec import LayerSpec, ModelSpec
@@ -205,9 +207,22 @@ def test_wrong_arguments() -> None:
 
 def test_the_size_of_a_graph_knows_whether_its_features_are_sparse() -> None:
     graph = runs.small_graph()
-    assert GraphSize.of(graph) == GraphSize(runs.NODES, graph.num_edges, None)
-    x = sparse.csr_array(graph.x)
-    assert GraphSize.of(replace(graph, x=x)).num_nonzeros == np.count_nonzero(graph.x) == x.nnz
+    x, entries = sparse.csr_array(graph.x), graph.x.size
+    assert GraphSize.of(graph) == GraphSize(runs.NODES, graph.num_edges, x.nnz, entries)
+    assert GraphSize.of(replace(graph, x=x)) == GraphSize(runs.NODES, graph.num_edges, x.nnz)
+
+
+@pytest.mark.parametrize(("bits", "share"), [(1, 0.4), (1, 0.6), (8, 0.1), (8, 0.2), (8, 0.0)])
+def test_features_are_timed_in_the_form_that_the_executor_gives_them(bits: int, share: float) -> None:
+    x = np.zeros((64, 50), dtype=np.float32)
+    x.reshape(-1)[: int(share * x.size)] = 1.0
+    x = np.random.default_rng(0).permutation(x.reshape(-1)).reshape(x.shape)
+    codes = quantize_input(x, FixedPoint(bits, 0, signed=False), Rounding.HALF_EVEN)
+    for features in (x, sparse.csr_array(x)):
+        size = GraphSize.of(Graph("any", features, np.zeros((2, 0), dtype=np.int64)))
+        kept = codes if features is x else quantize_input(features, FixedPoint(bits, 0, signed=False), Rounding.FLOOR)
+        entries = len(kept.indices) if isinstance(kept, SparseCodes) else None
+        assert size.sparse_entries(bits) == entries
 
 
 def test_fast_enough_for_every_step_of_a_search() -> None:
