@@ -384,4 +384,6 @@ def run_finn_file(content: bytes, constant: ConstantProgram, x: Features) -> Int
     except Exception as error:
         raise ExportError(f"the qonnx executor refused the file: {error}") from error
     logits: npt.NDArray[np.int64] = made.astype(np.int64)
+    if not np.array_equal(logits, made):
+        raise ExportError("the qonnx executor gave values between the codes of the logits")
     return logits

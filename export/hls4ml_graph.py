@@ -40,7 +40,15 @@ from lpgnas.export.constant_graph import (
 )
 from lpgnas.export.graph_builder import GraphBuilder, to_bytes
 from lpgnas.export.metadata import describe, file_metadata
-from lpgnas.integer_program import COEFFICIENT_BITS, INPUT_NAME, Aggregate, IntegerProgram, Tensor, Transform
+from lpgnas.integer_program import (
+    COEFFICIENT_BITS,
+    INPUT_NAME,
+    MAX_TOTAL,
+    Aggregate,
+    IntegerProgram,
+    Tensor,
+    Transform,
+)
 from lpgnas.kernels.csr import CsrGraph
 from lpgnas.number_formats import Rounding
 from lpgnas.registry import Registry
@@ -257,8 +265,11 @@ def _conv(made: _Graph, value: Value, source: Value, weight: tuple[str, str]) ->
 
 def _scaled(made: _Graph, name: str, value: Value, factor: IntArray) -> Value:
     """Rows times the coefficients of their nodes."""
-    # hls4ml leaves out a product with ones, and breaks on zeros alone: then there is no edge, and sums are 0 without it
-    if (factor == 1 << COEFFICIENT_BITS).all() or not factor.any():
+    if (factor == 1 << COEFFICIENT_BITS).all():  # hls4ml leaves out a product with ones
+        return value
+    if not factor.any():  # hls4ml breaks on zeros alone; without edges, sums are 0 without it
+        if made.constant.graph.sources.size:
+            raise ExportError(f"{name}: the coefficient of every node rounds to 0, which hls4ml does not take")
         return value
     stored = made.stored(f"{name}_factor", np.ldexp(factor.astype(np.float64), -COEFFICIENT_BITS)[:, None])
     largest = int(factor.max())
@@ -306,7 +317,7 @@ def _clamped(made: _Graph, name: str, value: Value, step: TransformStep | Aggreg
     """The value clamped where the format of the output alone would not do it.
 
     Raises:
-        ExportError: a lower clamp that is neither 0 nor the smallest code.
+        ExportError: a lower clamp that is neither 0 nor the smallest code, or a difference that float64 may round.
     """
     out, rest = step.output, value
     if step.low not in (0, out.low):
@@ -318,10 +329,17 @@ def _clamped(made: _Graph, name: str, value: Value, step: TransformStep | Aggreg
     if step.high == out.high:
         return rest
     places = max(rest.places, out.fraction)
+    top = step.high << (places - out.fraction)
+    if rest.bound << (places - rest.places) <= top:  # it never gets there
+        return rest
+    bound = (rest.bound << (places - rest.places)) + top
+    if bound >= MAX_TOTAL:
+        raise ExportError(
+            f"layer {step.operation.layer}: its clamp at {step.high} takes a difference beyond 2^53, which float64 "
+            f"does not hold exactly; use the activation relu, or the target onnx-int or c"
+        )
     limit = made.stored(f"{name}_limit", np.array(step.high * 2.0**-out.fraction))
     again = made.stored(f"{name}_limit_again", np.array(step.high * 2.0**-out.fraction))
-    top = step.high << (places - out.fraction)
-    bound = (rest.bound << (places - rest.places)) + top
     types = {"scale": "fixed<2,2>", "bias": fixed(step.high, out.fraction)}
     left = Value(f"{name}_room", rest.shape, bound, places)
     made.node("Sub", left, limit, rest.name)

@@ -34,9 +34,14 @@ _Model = Any
 """hls4ml's `ModelGraph`; the package has no types."""
 
 
+def installed() -> bool:
+    """Whether hls4ml is here."""
+    return find_spec("hls4ml") is not None
+
+
 def missing_tools() -> str:
     """What the emulation needs and is not here; empty where all is."""
-    missing = [] if find_spec("hls4ml") is not None else ["hls4ml (pip install hls4ml==1.3.0)"]
+    missing = [] if installed() else ["hls4ml (pip install hls4ml==1.3.0)"]
     return ", ".join(missing + ([] if shutil.which(COMPILER) else [f"{COMPILER} (Debian: g++)"]))
 
 
@@ -103,7 +108,7 @@ def emulation(file: Hls4mlFile) -> Iterator[Emulation]:
         raise ExportError(f"the emulation of hls4ml needs {missing}")
     with tempfile.TemporaryDirectory(prefix="lpgnas-hls4ml-") as name:
         model = write_project(file.model, hls4ml_config(file), Path(name))
-        check_types(model, file)
+        check_types(model, file.precisions)
         script = Path(name) / "build_lib.sh"
         script.write_text(script.read_text().replace('CFLAGS="-O3', f'CFLAGS="-w {OPTIMIZATION}'))
         with _silent() as told:
@@ -122,7 +127,7 @@ def write_project(content: bytes, config: Mapping[str, Any], folder: Path) -> _M
     """
     import onnx
 
-    if find_spec("hls4ml") is None:
+    if not installed():
         raise ExportError("the project is made by hls4ml, which is not installed: pip install hls4ml==1.3.0")
     with _silent() as told:
         try:
@@ -137,29 +142,44 @@ def write_project(content: bytes, config: Mapping[str, Any], folder: Path) -> _M
                 hls_config=json.loads(json.dumps(config)),
             )
             model.write()
+        except OSError:
+            raise
         except Exception as error:
             raise ExportError(f"hls4ml refused the file: {error}: {told.getvalue()[-500:]}") from error
     return model
 
 
-def check_types(model: _Model, file: Hls4mlFile) -> None:
+def check_conversion(content: bytes, config: Mapping[str, Any]) -> None:
+    """Let hls4ml convert a file with its settings, and look at the types that it gives.
+
+    Raises:
+        ExportError: hls4ml is missing, refuses the file, or gives a layer another type.
+    """
+    precisions = {name: one["Precision"] for name, one in config["LayerName"].items()}
+    with tempfile.TemporaryDirectory(prefix="lpgnas-hls4ml-") as name:
+        check_types(write_project(content, config, Path(name)), precisions)
+
+
+def check_types(model: _Model, precisions: Mapping[str, Mapping[str, str]]) -> None:
     """Refuse a model in which hls4ml gave a result, an accumulator or a constant another type than it was told.
 
     Raises:
         ExportError: the message names the layer and both types.
     """
-    origin = {made: name for name in file.precisions for made in (name, f"Conv1D_{name}", f"bn_{name}", f"{name}_act")}
+    origin = {made: name for name in precisions for made in (name, f"Conv1D_{name}", f"bn_{name}", f"{name}_act")}
     seen = set()
     for layer in model.get_layers():
         name = origin.get(layer.name)
         if name is None:
             raise ExportError(f"hls4ml made a layer {layer.name!r} of its own")
         seen.add(name)
-        for kind, wanted in file.precisions[name].items():
+        for kind, wanted in precisions[name].items():
+            if f"{kind}_t" not in layer.types:
+                raise ExportError(f"hls4ml gave layer {layer.name!r} no type of its {kind}; take hls4ml 1.3")
             found = _type(layer.types[f"{kind}_t"].precision)
             if not f"{found},".startswith(f"{wanted.removesuffix('>')},"):
                 raise ExportError(f"hls4ml gave {kind} of layer {layer.name!r} the type {found}>, not {wanted}")
-    if lost := set(file.precisions) - seen:
+    if lost := set(precisions) - seen:
         raise ExportError(f"hls4ml left out the layers {', '.join(sorted(lost))}")
 
 

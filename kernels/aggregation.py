@@ -6,8 +6,9 @@ elsewhere. Sums grow in a short type first, over as many edges as its range is p
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from functools import cache, partial
 from itertools import pairwise
@@ -314,6 +315,7 @@ def row_calls(
         raise KernelError(f"maximum must be True or False, got {maximum!r}")
     if weights is not None:
         weights = _check_weights(weights, graph.sources.size)
+        check_apart("weights", weights, out)
     blocks = row_blocks(graph.indptr, check_integer("threads", threads, 1, MOST_PLACES))
     if bounds.accumulator >= INT32_LIMIT:
         plain = partial(_plain_rows, graph, message, epilogue, out, maximum)
@@ -363,15 +365,18 @@ def row_blocks(indptr: npt.NDArray[np.int64], count: int) -> list[tuple[int, int
 
 def run_together(calls: Sequence[Callable[[], None]]) -> None:
     """Each call in a thread of its own, the last one in this; kernels run without the interpreter's lock."""
-    others = [_pool(len(calls) - 1).submit(call) for call in calls[:-1]]
-    calls[-1]()
+    others = [_pool(len(calls) - 1, os.getpid()).submit(call) for call in calls[:-1]]
+    try:
+        calls[-1]()
+    finally:
+        wait(others)  # nothing writes any more once this returns or raises
     for other in others:
         other.result()
 
 
 @cache
-def _pool(threads: int) -> ThreadPoolExecutor:
-    """Threads that stay: starting one takes as long as a small aggregation."""
+def _pool(threads: int, process: int) -> ThreadPoolExecutor:
+    """Threads of a process that stay: starting one takes as long as a small aggregation."""
     return ThreadPoolExecutor(threads, thread_name_prefix="lpgnas-kernels")
 
 
@@ -415,12 +420,14 @@ def check_epilogue(
     if not out.flags.writeable or not out.flags.aligned:
         raise KernelError("out is read-only or not aligned; give the result memory of its own")
     shortcut, factor = epilogue.shortcut, epilogue.factor
-    check_codes("shortcut", shortcut, (nodes, width if np.size(shortcut) else 0))
+    check_codes("shortcut", shortcut, (nodes, width if is_array(shortcut) and shortcut.size else 0))
     check_apart("shortcut", shortcut, out)
-    check_array("factor", factor, np.int64, (nodes if np.size(factor) else 0,))
+    check_array("factor", factor, np.int64, (nodes if is_array(factor) and factor.size else 0,))
     check_array("bias", epilogue.bias, np.int64, (width,))
     for array in (factor, epilogue.bias):
         check_apart("the epilogue", array, out)
+    for edges in (graph.indptr, graph.sources):
+        check_apart("the graph", edges, out)
     for name in ("term_shift", "shortcut_shift"):
         check_integer(name, getattr(epilogue, name), 0, MOST_PLACES)
     _check_rescale(epilogue.by, out.dtype)
@@ -469,7 +476,7 @@ def given_array(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
     return array if array.flags.writeable and array.flags.aligned else np.array(array)
 
 
-def check_apart(name: str, array: AnyCodes, out: AnyCodes) -> None:
+def check_apart(name: str, array: npt.NDArray[Any], out: AnyCodes) -> None:
     """Refuse an input in the memory of the result: tiles may write a column twice, so it must not have changed.
 
     Raises:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import InitVar, dataclass
 from typing import TypeAlias
 
 import numpy as np
@@ -27,6 +27,8 @@ class CsrGraph:
         num_sources: how many rows of messages there are where targets have rows of their own (a sampled block, a
             bipartite graph); None for the N nodes themselves.
 
+    The arrays are copied, so that those that were checked are those that kernels read; do not change them.
+
     Raises:
         GraphError: arrays that do not describe a graph.
     """
@@ -35,8 +37,9 @@ class CsrGraph:
     sources: SourceArray
     self_loops: bool
     num_sources: int | None = None
+    owned: InitVar[bool] = False
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, owned: bool) -> None:
         indptr, sources = self.indptr, self.sources
         for name, array in (("indptr", indptr), ("sources", sources)):
             if not is_array(array) or not array.flags.c_contiguous:
@@ -53,8 +56,8 @@ class CsrGraph:
         # negative numbers are the largest ones without a sign, so that one pass finds both
         if sources.size and int(sources.view(f"u{sources.itemsize}").max()) >= self.message_rows:
             raise GraphError(f"sources must lie in [0, {self.message_rows}), got {sources.min()} to {sources.max()}")
-        for name, array in (("indptr", indptr), ("sources", sources)):
-            if not array.flags.writeable or not array.flags.aligned:  # Numba would compile every kernel once more
+        if not owned:  # a copy is aligned and writeable too: Numba would compile every kernel once more
+            for name, array in (("indptr", indptr), ("sources", sources)):
                 object.__setattr__(self, name, np.array(array))
 
     @classmethod
@@ -70,20 +73,21 @@ class CsrGraph:
             GraphError: a wrong shape, dtype or index.
         """
         _check_count("num_nodes", num_nodes, 1)
+        num_nodes = int(num_nodes)  # a narrow integer would overflow
         _check_flag("self_loops", self_loops)
         check_edges(edge_index, num_nodes, "graph")
         loops = 1 if self_loops else 0
         try:
             indptr = np.zeros(num_nodes + 1, dtype=np.int64)
+            np.cumsum(np.bincount(edge_index[1], minlength=num_nodes) + loops, out=indptr[1:])
         except (MemoryError, ValueError) as error:
             raise GraphError(f"graph: {num_nodes} nodes do not fit into memory") from error
-        np.cumsum(np.bincount(edge_index[1], minlength=num_nodes) + loops, out=indptr[1:])
         narrow = num_nodes <= np.iinfo(np.int32).max
         sources: SourceArray = (
             np.empty(int(indptr[-1]), dtype=np.int32) if narrow else np.empty(int(indptr[-1]), np.int64)
         )
         fill_sources(edge_index[0], edge_index[1], loops, indptr[:-1].copy(), sources)
-        return cls(indptr, sources, self_loops)
+        return cls(indptr, sources, self_loops, owned=True)
 
     @property
     def num_nodes(self) -> int:

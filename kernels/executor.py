@@ -193,8 +193,10 @@ class Inference:
         self._dense_scratches: dict[int, DenseScratch] = {}  # by the identity of a weight, which lives in `parts`
         self._sparse_scratches: dict[int, SparseScratch] = {}
         loops = {op.self_loops for op in program.operations if isinstance(op, Aggregate) and _reads_edges(op)}
-        self._graph(min(loops, default=False)).check_degree(program.max_degree)
+        for one in sorted(loops) or [False]:  # now, while the edges are those that were checked
+            self._graph(one).check_degree(program.max_degree)
         self._x = quantize_input(x, program.input_format, program.rounding)
+        self._dense_x: AnyCodes | None = None
         plan = plan_arena(program, self._nodes)
         arena = empty_arena(plan.size)
         self._arena_bytes = arena.nbytes
@@ -256,9 +258,11 @@ class Inference:
         """Dense codes of a tensor; a sparse input is filled up once if something else than a transform reads it."""
         if name != self._program.input.name:
             return self._tensors[name]
-        if isinstance(self._x, SparseCodes):
-            self._x = self._x.dense(self._program.num_features)
-        return self._x
+        if not isinstance(self._x, SparseCodes):
+            return self._x
+        if self._dense_x is None:
+            self._dense_x = self._x.dense(self._program.num_features)
+        return self._dense_x
 
     def _scratch(self, columns: int, bits: int) -> npt.NDArray[Any]:
         return np.empty(columns, dtype=np.int32 if bits == 32 else np.int64)

@@ -16,7 +16,6 @@ from lpgnas.jit import jit
 from lpgnas.number_formats import FixedPoint, Rounding
 from lpgnas.requantize import AnyCodes
 
-SAMPLED_ROWS = 64
 MODES = {Rounding.HALF_EVEN: 0, Rounding.HALF_UP: 1, Rounding.FLOOR: 2}
 """Numbers of the rounding modes."""
 
@@ -53,15 +52,11 @@ def quantize_features(x: Features, fmt: FixedPoint, rounding: Rounding) -> AnyCo
 
 def quantize_input(x: Features, fmt: FixedPoint, rounding: Rounding) -> AnyCodes | SparseCodes:
     """The codes of `quantize_features`, sparse too where dense features hold so many zeros that products gain by it."""
-    most = most_entries(fmt.bits)
-    if (
-        not isinstance(x, np.ndarray)
-        or np.count_nonzero(x[:: -(-len(x) // SAMPLED_ROWS)]) > most * SAMPLED_ROWS * x.shape[1]
-    ):
+    if not isinstance(x, np.ndarray):
         return quantize_features(x, fmt, rounding)
     x, indptr = np.ascontiguousarray(x), np.zeros(len(x) + 1, dtype=np.int64)
     count_entries(x, indptr)
-    if indptr[-1] > most * x.size:
+    if indptr[-1] > most_entries(fmt.bits) * x.size:
         return quantize_features(x, fmt, rounding)
     indices, values = np.empty(indptr[-1] + 1, dtype=np.int32), np.empty(indptr[-1] + 1, dtype=np.float32)
     find_entries(x, indices, values)

@@ -27,6 +27,7 @@ from lpgnas.budget import QUANTITIES, Budget
 from lpgnas.config import RunConfig
 from lpgnas.datasets import graph_from_pyg, graph_to_npz
 from lpgnas.errors import ConfigError, GraphError, RunFolderError, UnknownName
+from lpgnas.export.targets import TARGETS
 from lpgnas.fixed_point import FixedPointReport
 from lpgnas.graph import Graph
 from lpgnas.integer_program import IntegerProgram
@@ -84,7 +85,11 @@ class RunResult:
         Raises:
             ExportError: a target that was named cannot hold the program exactly.
             UnknownName: there is no such target.
+            ConfigError: a graph that no target takes.
         """
+        if graph is not None and not any(TARGETS.get(name).on_graph is not None for name in targets):
+            known = ", ".join(name for name in TARGETS if TARGETS.get(name).on_graph is not None)
+            raise ConfigError(f"a graph goes with targets that compile one in: {known}")
         self._through("lower")
         self._run.run_stage("export", targets, graph)
         return self

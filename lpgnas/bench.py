@@ -28,7 +28,7 @@ from lpgnas.graph import Features, Graph
 from lpgnas.integer_program import IntegerProgram, writes
 from lpgnas.kernels.csr import CsrGraph
 from lpgnas.kernels.executor import Executor, Prediction, check_inputs, decode
-from lpgnas.kernels.quantize import quantize_features
+from lpgnas.kernels.quantize import quantize_input
 from lpgnas.layers import QuantizedModel
 from lpgnas.machine import cpu_name
 from lpgnas.pipeline import PROGRAM, Run
@@ -191,7 +191,7 @@ def by_preparation(program: IntegerProgram, graph: Graph, rounds: int) -> list[d
     x: Features = graph.x
     steps: tuple[tuple[str, str, Callable[[], object]], ...] = (
         ("check", "", partial(check_inputs, program, x)),
-        ("quantise", "input", partial(quantize_features, x, program.input_format, program.rounding)),
+        ("quantise", "input", partial(quantize_input, x, program.input_format, program.rounding)),
         ("CSR", "edges", partial(CsrGraph.from_edges, graph.edge_index, graph.num_nodes, self_loops=loops)),
         ("decode", "logits", partial(decode, program, codes)),
     )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import platform
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -472,7 +473,8 @@ class _State:
     """What has been measured so far, in a file; that of another machine, version or grid is not read."""
 
     def __init__(self, path: Path | None, grid: Grid) -> None:
-        facts = {"cpu": cpu_name(), "lpgnas": __version__, "numba": version("numba"), "grid": asdict(grid)}
+        facts = {"cpu": cpu_name(), "host": platform.node(), "grid": asdict(grid)}
+        facts |= {"lpgnas": __version__, "numba": version("numba"), "numpy": np.__version__}
         self._key = sha256(json.dumps(facts, sort_keys=True).encode())
         self._path, self._saved = path, time.monotonic()
         self.ratios: dict[str, list[tuple[Point, float]]] = {}

@@ -335,7 +335,7 @@ def _export(options: argparse.Namespace) -> None:
     from lpgnas.export.targets import TARGETS, c_source, default_targets
 
     on_graph = bool(options.target) and all(TARGETS.get(name).on_graph is not None for name in options.target)
-    of_code = not on_graph and (options.max_nodes is not None or options.graph is not None)
+    of_code = options.max_nodes is not None or (options.graph is not None and not on_graph)
     if of_code and (list(options.target) != ["c"] or options.run.is_dir()):
         raise ConfigError(
             "--max-nodes and --graph go with --target c and a program.npz (a run folder holds one), --graph also with "

@@ -9,21 +9,21 @@ from __future__ import annotations
 import io
 import json
 import shutil
+import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from lpgnas.errors import CheckFailed, ExportError, LpgnasError
-from lpgnas.export.constant_graph import IntArray, constant_program
+from lpgnas.export.constant_graph import MAX_NODES, IntArray, constant_program
 from lpgnas.export.feeding import run_constant_graph
 from lpgnas.export.finn import run_finn_file
 from lpgnas.export.hls4ml_files import CONFIG, GRAPH, MODEL
 from lpgnas.export.hls4ml_graph import Hls4mlFile
-from lpgnas.export.hls4ml_project import emulation, missing_tools, write_project
+from lpgnas.export.hls4ml_project import check_conversion, emulation, installed, missing_tools, write_project
 from lpgnas.export.neighbourhoods import NeighbourSampler, hops_of
 from lpgnas.export.targets import FINN, HLS4ML, TARGETS
 from lpgnas.graph import Graph
@@ -48,7 +48,7 @@ class GraphChoice:
         seed: of the sampled edges.
 
     Raises:
-        ExportError: options of a neighbourhood without a node.
+        ExportError: options of a neighbourhood without a node, or too many nodes.
     """
 
     node: int | None = None
@@ -59,6 +59,8 @@ class GraphChoice:
     def __post_init__(self) -> None:
         if self.node is None and (self.fan_out is not None or self.num_nodes is not None):
             raise ExportError("a fan-out and a number of nodes go with a neighbourhood; say of which node (--node N)")
+        if self.num_nodes is not None and self.num_nodes > MAX_NODES:
+            raise ExportError(f"a compiled graph has at most {MAX_NODES} nodes, not {self.num_nodes}")
 
     def of(self, graph: Graph, program: IntegerProgram) -> Graph:
         """The graph to compile in.
@@ -104,13 +106,19 @@ def write_projects(folder: Path, files: Mapping[str, bytes]) -> None:
 
     It is made anew from the files whenever these are written, and no part of the record.
     """
-    place = folder / HLS4ML / PROJECT_FOLDER
     content = files.get(f"{HLS4ML}/{MODEL}")
     if content is None:
         return
-    shutil.rmtree(place, ignore_errors=True)
-    if find_spec("hls4ml") is not None:
-        write_project(content, json.loads(files[f"{HLS4ML}/{CONFIG}"]), place)
+    drop_projects(folder)
+    if installed():
+        with tempfile.TemporaryDirectory(prefix=".project-", dir=folder / HLS4ML) as place:  # whole or not at all
+            write_project(content, json.loads(files[f"{HLS4ML}/{CONFIG}"]), Path(place) / PROJECT_FOLDER)
+            (Path(place) / PROJECT_FOLDER).rename(folder / HLS4ML / PROJECT_FOLDER)
+
+
+def drop_projects(folder: Path) -> None:
+    """Remove the project of a folder, for files that are no longer there."""
+    shutil.rmtree(folder / HLS4ML / PROJECT_FOLDER, ignore_errors=True)
 
 
 @dataclass(frozen=True, eq=False)
@@ -164,11 +172,15 @@ def _check_hls4ml(program: IntegerProgram, files: Mapping[str, bytes]) -> list[C
         with emulation(Hls4mlFile(files[MODEL], precisions, constant)) as built:
             return list(built.run(np.stack(inputs)))
 
+    def converted() -> Iterable[IntArray]:
+        check_conversion(files[MODEL], json.loads(files[CONFIG]))
+        return samples.expected
+
     emulator, missing = "hls4ml's C++ emulation", missing_tools()
-    return [
-        samples.compare("hls4ml's ONNX in onnxruntime", in_onnxruntime),
-        samples.skipped(emulator, missing) if missing else samples.compare(emulator, emulated),
-    ]
+    results = [samples.compare("hls4ml's ONNX in onnxruntime", in_onnxruntime)]
+    if missing and installed():  # without a compiler its types can be looked at nevertheless
+        results += [one for one in [samples.compare("hls4ml's conversion", converted)] if one.failed]
+    return [*results, samples.skipped(emulator, missing) if missing else samples.compare(emulator, emulated)]
 
 
 def _check_finn(program: IntegerProgram, files: Mapping[str, bytes]) -> list[Comparison]:

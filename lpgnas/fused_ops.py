@@ -5,6 +5,7 @@ In float64 the values are exactly those of `docs/integer_semantics.md`.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -328,7 +329,7 @@ class _RowsAt(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # noqa: ANN401
-        rows = as_array(gradient).reshape(len(gradient), -1)
+        rows = as_array(gradient).reshape(len(gradient), math.prod(ctx.shape[1:]))
         result = np.zeros((ctx.shape[0], rows.shape[1]), rows.dtype)
         kernels.add_at(ctx.index.numpy(), rows, result)
         return torch.from_numpy(result.reshape(ctx.shape)), None

@@ -126,10 +126,10 @@ def check_features(x: Features, name: str) -> None:
     taken = is_array(x) if isinstance(x, np.ndarray) else sparse.issparse(x) and x.format == "csr"
     if not taken:
         raise GraphError(f"{name}: x must be a NumPy array or a scipy CSR array, got {type(x).__name__}")
-    if not isinstance(x, np.ndarray):
-        _check_csr(x, name)
     if x.ndim != 2:
         raise GraphError(f"{name}: x must have shape [num_nodes, num_features], got shape {x.shape}")
+    if not isinstance(x, np.ndarray):
+        _check_csr(x, name)
     if x.shape[0] == 0:
         raise GraphError(f"{name}: the graph is empty: x has 0 nodes; give at least one node")
     if x.shape[1] == 0:

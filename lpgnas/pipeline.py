@@ -20,14 +20,14 @@ from torch import Tensor
 from lpgnas import __version__
 from lpgnas.budget import QUANTITIES, Budget
 from lpgnas.config import RunConfig
-from lpgnas.constant_forms import check_compiled, compare_compiled, write_projects
+from lpgnas.constant_forms import check_compiled, compare_compiled, drop_projects, write_projects
 from lpgnas.cost_models.latency import LatencyTable
 from lpgnas.cost_models.program_cost import program_cost
 from lpgnas.cost_models.spec_cost import spec_cost
 from lpgnas.errors import CheckFailed, InfeasibleBudget, LpgnasError, RunFolderError, SpecError
 from lpgnas.export.c_build import compiled, find_compiler
 from lpgnas.export.files import export_files
-from lpgnas.export.targets import ONNX_INT, ONNX_QDQ, QONNX, TARGETS, C, c_source, default_targets
+from lpgnas.export.targets import HLS4ML, ONNX_INT, ONNX_QDQ, QONNX, TARGETS, C, c_source, default_targets
 from lpgnas.fixed_point import FixedPointReport, fixed_point_checks
 from lpgnas.graph import Graph
 from lpgnas.graph_tensors import graph_tensors
@@ -590,9 +590,13 @@ class Run:
             if name not in files:  # of another program, or of a target that refuses this one
                 (self.folder / name).unlink(missing_ok=True)
         refused = {name: reason for name, reason in before.get("refused", {}).items() if name in others}
-        write_projects(self.folder, made.files)
+        if HLS4ML in others and f"{HLS4ML}/model.onnx" in files:  # the project and what was not checked stay with it
+            compiled_in = compiled_in or before.get("compiled_in_unchecked", "")
+        else:
+            drop_projects(self.folder)
         told = {} if not compiled_in else {"compiled_in_unchecked": compiled_in}
         self._finish("export", files, started, refused=refused | made.refused, c_unchecked=unchecked, **told)
+        write_projects(self.folder, made.files)
 
     def _holds(self, name: str, digest: str) -> bool:
         """Whether a file of the folder has these contents."""

@@ -177,6 +177,8 @@ def test_rows_at(shape: tuple[int, ...]) -> None:
     value = randn(*shape)
     index = torch.from_numpy(np.random.default_rng(1).integers(0, shape[0], 12))
     check_gradients(rows_at(value, index), value[index], [value])
+    (none,) = torch.autograd.grad(rows_at(value, index[:0]).sum(), value)  # a graph without edges
+    assert not none.any()
 
 
 def test_leaky_has_the_slope_of_what_is_positive_at_zero() -> None:

@@ -26,7 +26,7 @@ from torch_geometric.nn import MessagePassing
 from torch_geometric.utils import add_self_loops
 
 from lpgnas.components import Component
-from lpgnas.errors import InteropError, SpecError
+from lpgnas.errors import ConfigError, DegreeError, InteropError, SpecError
 from lpgnas.integer_program import (
     COEFFICIENT_BITS,
     ROW_FACTOR_BITS,
@@ -227,6 +227,10 @@ class BrevitasGnn(nn.Module):
         num_features: F, columns of the features.
         row_normalize: whether rows of the features are divided by their sum.
         words: [K] int64, the columns of the features that have weights, rising; None for all.
+        max_degree: most incoming edges of a node that its sums are proved for; None for any.
+
+    Raises:
+        InteropError: no blocks.
     """
 
     words: Tensor | None
@@ -239,8 +243,12 @@ class BrevitasGnn(nn.Module):
         *,
         row_normalize: bool = False,
         words: Tensor | None = None,
+        max_degree: int | None = None,
     ) -> None:
         super().__init__()
+        if not blocks:
+            raise InteropError("a model needs at least one block")
+        self.max_degree = max_degree
         self.layers = nn.ModuleList(blocks)
         self.input_quant, self.num_features, self.row_normalize = input_quant, num_features, row_normalize
         self.register_buffer("words", words)
@@ -251,7 +259,14 @@ class BrevitasGnn(nn.Module):
         Args:
             x: features [N, F]; they are rounded in float64, whatever the type of the rest.
             edge_index: [2, E] int64, row 0 source, row 1 target; a multigraph, as given.
+
+        Raises:
+            DegreeError: a node with more than `max_degree` incoming edges.
         """
+        if self.max_degree is not None and edge_index.shape[1]:
+            degree = torch.bincount(edge_index[1])
+            if int(degree.max()) > self.max_degree:
+                raise DegreeError(int(degree.max()), self.max_degree, int(degree.argmax()))
         dtype = self.blocks[0].bias.dtype
         features = self.input_quant(x.double())
         row = self._row_factor(features) if self.row_normalize else None
@@ -345,7 +360,10 @@ def to_brevitas(
     blocks = [_Writer(model, index, dtype).block() for index in range(len(spec.layers))]
     words = None if model.words is None else model.words.clone()
     quant = codes_quantizer(fmt, spec.rounding)
-    made = BrevitasGnn(blocks, quant, spec.num_features, row_normalize=spec.row_normalize, words=words)
+    proved = max_degree if dtype == torch.float32 else None
+    made = BrevitasGnn(
+        blocks, quant, spec.num_features, row_normalize=spec.row_normalize, words=words, max_degree=proved
+    )
     made = made.to(dtype).eval()
     again = from_brevitas(made)
     for index, (one, other) in enumerate(zip(model.layer_codes(), again.layer_codes(), strict=True)):
@@ -473,7 +491,8 @@ def from_brevitas(module: BrevitasGnn) -> QuantizedModel:
 
     Raises:
         InteropError: a quantiser that has no format here: another scale than one power of two for the whole tensor, a
-            zero point, narrow codes, a rounding of its own; the message names it.
+            zero point, narrow codes, a rounding of its own; a parameter of another shape, or that is not finite; words
+            that do not rise; the message names it.
     """
     readers = [_Reader(index, block, len(module.blocks)) for index, block in enumerate(module.blocks)]
     source, rounding = read_codes(module.input_quant, "the input")
@@ -494,7 +513,10 @@ def from_brevitas(module: BrevitasGnn) -> QuantizedModel:
     except SpecError as error:
         raise InteropError(f"these blocks are no model: {error}") from error
     words = None if module.words is None else module.words.detach().cpu().clone()
-    model = QuantizedModel(spec, source.fraction, words)
+    try:
+        model = QuantizedModel(spec, source.fraction, words)
+    except ConfigError as error:
+        raise InteropError(f"the words of this module: {error}") from error
     with torch.no_grad():
         for reader, layer in zip(readers, model.blocks, strict=True):
             reader.fill(layer, spec)
@@ -648,12 +670,12 @@ class _Reader:
                 raise InteropError(f"{self.where}: the linear shortcut's weights have another format")
             layer.get_buffer(f"{prefix}_fraction").fill_(fraction)
             for source, values in zip(spec.sources(self.index), parts, strict=True):
-                layer.get_parameter(part_name(prefix, self.index, source)).copy_(_fitting(values, layer, self.where))
+                _write(layer.get_parameter(part_name(prefix, self.index, source)), values, f"{self.where} {prefix}")
         bias, _ = read_codes(self.block.bias_quant, f"{self.where} bias")
         if bias.bits > BIAS_BITS or not bias.signed:
             raise InteropError(f"{self.where} bias: it has signed codes of at most {BIAS_BITS} bits here")
         layer.get_buffer("bias_fraction").fill_(bias.fraction)
-        layer.get_parameter("bias").copy_(self.block.bias_quant(self.block.bias).detach().cpu())
+        _write(layer.get_parameter("bias"), self.block.bias_quant(self.block.bias).detach().cpu(), f"{self.where} bias")
         codes = self._roundings()
         for name, (fmt, _) in codes.items():
             layer.get_buffer(f"{name}_fraction").fill_(fmt.fraction)
@@ -661,9 +683,17 @@ class _Reader:
             check_function(choice, codes["aggregate"][0], codes["output"][0], spec.rounding)
 
 
-def _fitting(values: Tensor, layer: QuantizedLayer, where: str) -> Tensor:
-    """Weights in the type of a layer's, which holds every code exactly."""
-    made = values.to(layer.bias.dtype)
-    if not torch.equal(made.double(), values):
-        raise InteropError(f"{where}: a weight is beyond the range of {layer.bias.dtype}")
-    return made
+def _write(parameter: Tensor, values: Tensor, where: str) -> None:
+    """Values into a parameter of ours, whose type holds every code exactly.
+
+    Raises:
+        InteropError: they have another shape, are not finite, or the type does not hold them.
+    """
+    if values.shape != parameter.shape:
+        raise InteropError(f"{where}: it has the shape {list(values.shape)}, but needs {list(parameter.shape)}")
+    if not bool(torch.isfinite(values).all()):
+        raise InteropError(f"{where}: it has values that are not finite")
+    made = values.to(parameter.dtype)
+    if not torch.equal(made.double(), values.double()):
+        raise InteropError(f"{where}: it has values beyond the range of {parameter.dtype}")
+    parameter.copy_(made)

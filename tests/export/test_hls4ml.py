@@ -20,7 +20,6 @@ from constant_cases import CLAMPS, OPERATORS, ConstantCase, constant_case, csr
 from onnx import numpy_helper
 
 import lpgnas
-from lpgnas import constant_forms
 from lpgnas.components import Component
 from lpgnas.constant_forms import GraphChoice, check_compiled, compare_compiled
 from lpgnas.datasets import graph_to_npz
@@ -243,23 +242,23 @@ def test_types_that_hls4ml_changes_are_refused(tmp_path: Path) -> None:
     made = export_hls4ml(gcn_program("fixed4", 1), csr(graph))
     model = write_project(made.model, hls4ml_config(made), tmp_path / "project")
     assert (tmp_path / "project/firmware/lpgnas.cpp").exists()
-    check_types(model, made)
+    check_types(model, made.precisions)
 
     def told(name: str, what: str, type_: str) -> Hls4mlFile:
         changed = {**made.precisions[name], what: type_}
         return replace(made, precisions={**made.precisions, name: changed})
 
     with pytest.raises(ExportError, match=r"gave accum of layer 'Conv1D_logits_sums' the type .* not fixed<50,20>"):
-        check_types(model, told("logits_sums", "accum", "fixed<50,20>"))
+        check_types(model, told("logits_sums", "accum", "fixed<50,20>").precisions)
     rounding = made.precisions["logits"]["result"].replace("RND_CONV", "TRN")
     with pytest.raises(ExportError, match=r"gave result of layer 'logits_act' the type .*RND_CONV.* not .*TRN"):
-        check_types(model, told("logits", "result", rounding))
+        check_types(model, told("logits", "result", rounding).precisions)
     more = replace(made, precisions={**made.precisions, "lost": {}})
     with pytest.raises(ExportError, match="left out the layers lost"):
-        check_types(model, more)
+        check_types(model, more.precisions)
     fewer = {name: one for name, one in made.precisions.items() if name != "logits_sums"}
     with pytest.raises(ExportError, match="made a layer 'Conv1D_logits_sums' of its own"):
-        check_types(model, replace(made, precisions=fewer))
+        check_types(model, fewer)
     with pytest.raises(ExportError, match="hls4ml refused the file"):
         write_project(made.model.replace(b"Relu", b"Relo").replace(b"Transpose", b"Transpore"), {}, tmp_path / "other")
 
@@ -330,7 +329,6 @@ def graph_file(folder: Path, columns: int) -> Path:
 def without_hls4ml(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave the emulation out, which takes seconds to build."""
     monkeypatch.setattr(hls4ml_project, "find_spec", lambda name: None)
-    monkeypatch.setattr(constant_forms, "find_spec", lambda name: None)
 
 
 def test_export_of_a_program_and_a_graph(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -285,6 +285,50 @@ def test_bad_arrays_are_refused() -> None:
         CsrGraph(np.array([0, 1]), np.array([2], dtype=np.int32), self_loops=False, num_sources=2)
 
 
+def test_results_in_the_memory_of_edges_or_weights_are_refused() -> None:
+    case = next(c for c in (random_case(np.random.default_rng(seed), 9) for seed in range(99)) if c.graph.sources.size)
+    nodes, edges = case.graph.num_nodes, case.graph.sources.size
+    memory = np.zeros(max(nodes * 9, edges), np.int8)
+    weights, out = memory[:edges].view(np.uint8), memory[: nodes * 9].reshape(nodes, 9)
+    with pytest.raises(KernelError, match="weights shares memory with out"):
+        run(replace(case, weights=weights, out=out))
+    graph = CsrGraph(np.array([0, 3]), np.zeros(3, np.int32), self_loops=False)
+    for array in (graph.sources, graph.indptr):
+        inside = array.view(np.int8)[:4].reshape(1, 4)
+        epilogue = case.epilogue._replace(
+            bias=np.zeros(4, np.int64), shortcut=np.zeros((1, 0), np.int8), factor=np.zeros(0, np.int64)
+        )
+        with pytest.raises(KernelError, match="the graph shares memory with out"):
+            aggregate(graph, np.ones((1, 4), np.int8), epilogue, case.bounds, inside)
+
+
+def test_a_graph_keeps_what_was_checked() -> None:
+    indptr, sources = np.array([0, 1, 2]), np.array([0, 1], dtype=np.int32)
+    graph = CsrGraph(indptr, sources, self_loops=False)
+    indptr[1], sources[1] = 1 << 40, 1 << 30
+    assert graph.indptr.tolist() == [0, 1, 2]
+    assert graph.sources.tolist() == [0, 1]
+
+
+def test_threads_work_in_a_forked_process() -> None:
+    program = """
+import os, sys
+from lpgnas.kernels.aggregation import run_together
+run_together([lambda: None, lambda: None])
+child = os.fork()
+if child == 0:
+    run_together([lambda: None, lambda: None])
+    os._exit(7)
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+    paths = os.pathsep.join(str(Path(__file__).parents[level]) for level in (0, 1, 2))
+    command = [sys.executable, "-W", "ignore", "-c", program]
+    done = subprocess.run(
+        command, env={**os.environ, "PYTHONPATH": paths}, capture_output=True, text=True, check=False, timeout=60
+    )
+    assert done.returncode == 7, done.stderr
+
+
 def test_without_compilation() -> None:
     root = Path(__file__).parents[2]
     paths = os.pathsep.join([str(root), str(root / "tests"), str(root / "tests/kernels")])

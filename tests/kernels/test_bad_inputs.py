@@ -40,7 +40,7 @@ ROOT = Path(__file__).parents[2]
 OTHERS: tuple[Any, ...] = (
     None, [], [1, 2], "3", b"x", {}, object, 1.5, float("nan"), float("inf"), -1, 0, 1 << 40, 1 << 63, -(1 << 63),
     10**30, True, np.float32(1), np.int64(-5), np.array(3), np.array([]), np.array([None]), np.datetime64("2020"),
-    (1, 2), 2j,
+    (1, 2), 2j, [[1], [1, 2]], np.uint8(255), np.int8(127),
 )  # fmt: skip
 """Values of any kind."""
 INTEGERS = (
@@ -218,7 +218,16 @@ def changed(rng: np.random.Generator, value: Any) -> Any:
             setattr(made, part, changed_array(rng, getattr(made, part)))
             return made
         return pick(
-            rng, (made.tocsc(), made.tocoo(), made.astype(np.float64), sparse.csr_matrix(made), made[:, :3], made[:0])
+            rng,
+            (
+                made.tocsc(),
+                made.tocoo(),
+                made.astype(np.float64),
+                sparse.csr_matrix(made),
+                made[:, :3],
+                made[:0],
+                sparse.csr_array(np.ones(5, np.float32)),
+            ),
         )
     if isinstance(value, Epilogue | Rescale):
         name = pick(rng, value._fields)
@@ -288,7 +297,7 @@ def outcomes_of(processes: list[subprocess.Popen[str]]) -> dict[str, Counter[str
     """The outcomes of all workers; a crash is a negative exit code."""
     together: dict[str, Counter[str]] = {}
     for process in processes:
-        printed, complained = process.communicate()
+        printed, complained = process.communicate(timeout=1800)
         assert process.returncode == 0, f"exit code {process.returncode}: {complained[-4000:]}"
         for name, counts in json.loads(printed).items():
             together.setdefault(name, Counter()).update(counts)

@@ -18,7 +18,7 @@ from lpgnas.graph import Features
 from lpgnas.integer_program import IntegerProgram
 from lpgnas.kernels.csr import CsrGraph
 from lpgnas.kernels.executor import Executor
-from lpgnas.kernels.quantize import SAMPLED_ROWS, SparseCodes, code_dtype, quantize_features, quantize_input
+from lpgnas.kernels.quantize import SparseCodes, code_dtype, quantize_features, quantize_input
 from lpgnas.kernels.reference import run_reference
 from lpgnas.number_formats import FixedPoint, Rounding, quantize_array
 
@@ -111,13 +111,14 @@ def test_dense_features_of_many_zeros_become_sparse(nodes: int, share: float, bi
     assert np.array_equal(codes, dense)
 
 
-def test_rows_that_were_not_sampled_decide_too() -> None:
-    """Every third row is empty, the others are full: the sample sees zeros alone."""
-    x = np.ones((3 * SAMPLED_ROWS, 5), dtype=np.float32)
-    x[::3] = 0
+@pytest.mark.parametrize("full", [False, True])
+def test_all_rows_decide(full: bool) -> None:
+    """Every 100th row is empty or the only full one."""
+    x = np.full((6400, 5), 0 if full else 1, dtype=np.float32)
+    x[::100] = int(full)
     codes = quantize_input(x, FixedPoint(1, 0, signed=False), Rounding.HALF_EVEN)
-    assert isinstance(codes, np.ndarray)
-    assert np.array_equal(codes, x)
+    assert isinstance(codes, SparseCodes) is full
+    assert np.array_equal(codes.dense(5) if isinstance(codes, SparseCodes) else codes, x)
 
 
 @pytest.mark.parametrize("self_loops", [False, True])
