@@ -23,7 +23,7 @@ import lpgnas
 from lpgnas.components import Component
 from lpgnas.constant_forms import GraphChoice, check_compiled, compare_compiled
 from lpgnas.datasets import graph_to_npz
-from lpgnas.errors import CheckFailed, ExportError
+from lpgnas.errors import CheckFailed, ConfigError, ExportError
 from lpgnas.export import hls4ml_project
 from lpgnas.export.feeding import run_constant_graph
 from lpgnas.export.files import export_files
@@ -54,13 +54,15 @@ def plain_case(index: int) -> ConstantCase:
 
 
 @cache
-def gcn_program(weights: str, layers: int = 2) -> IntegerProgram:
-    """A GCN with weights of one format and codes of 8 bits."""
+def gcn_program(
+    weights: str, layers: int = 2, kind: tuple[str, str] = ("gcn", "sum"), max_degree: int = MAX_DEGREE
+) -> IntegerProgram:
+    """A GCN, or another attention and aggregation, with weights of one format and codes of 8 bits."""
 
     def layer(width: int, out: Component, activation: str) -> LayerSpec:
         chosen = {Component.LINEAR_WEIGHT: FormatChoice.parse(weights)}
         chosen |= {component: FormatChoice("fixed", 8) for component in (Component.MESSAGE, out)}
-        return replace(LayerSpec("gcn", "sum", activation, width), formats=chosen)
+        return replace(LayerSpec(*kind, activation, width), formats=chosen)
 
     hidden = layer(8, Component.ACTIVATION, "relu")
     spec = ModelSpec(
@@ -73,7 +75,7 @@ def gcn_program(weights: str, layers: int = 2) -> IntegerProgram:
         row_normalize=False,
     )
     codes = samples.random_codes(np.random.default_rng(3), spec, 2)
-    return lower(spec, codes, input_fraction=2, max_degree=MAX_DEGREE)
+    return lower(spec, codes, input_fraction=2, max_degree=max_degree)
 
 
 def extremes(graph: samples.SampleGraph) -> list[npt.NDArray[np.float32]]:
@@ -310,6 +312,20 @@ def test_a_file_of_another_program_is_noticed(monkeypatch: pytest.MonkeyPatch) -
         check_compiled(gcn_program("fixed4", 1), broken)
 
 
+def test_coefficients_that_are_all_zero_are_refused() -> None:
+    """A mean over 70,000 edges has the coefficient 0."""
+    edges = np.zeros((2, 70_000), dtype=np.int64)
+    program = gcn_program("fixed4", 1, ("const", "mean"), 70_000)
+    with pytest.raises(ExportError, match="coefficient of every node rounds to 0"):
+        export_hls4ml(program, CsrGraph.from_edges(edges, 1, self_loops=False))
+    export_hls4ml(program, CsrGraph.from_edges(edges[:, :0], 1, self_loops=False))
+
+
+def test_a_neighbourhood_beyond_what_can_be_compiled_in_is_refused() -> None:
+    with pytest.raises(ExportError, match="at most 2048 nodes, not 100000000000"):
+        GraphChoice(1, None, 100_000_000_000)
+
+
 def test_a_fan_out_without_a_node_is_refused() -> None:
     with pytest.raises(ExportError, match="say of which node"):
         GraphChoice(fan_out=3)
@@ -401,9 +417,19 @@ def test_a_run_keeps_and_verifies_its_export(gcn_run: Path, tmp_path: Path, monk
         False,
     )
     assert made["hls4ml's C++ emulation"]["note"].startswith("not run: it needs hls4ml")
+    project = folder / "hls4ml/project"
+    project.mkdir()
     assert runs.lpgnas("export", "--quiet", folder).code == 0  # the default targets: these files stay
     stage = read_record(folder / "record.json")["stages"]["export"]
     assert set(stage["files"]) == {*runs.EXPORTED, *TARGETS.get("hls4ml").files}
+    assert stage["compiled_in_unchecked"].startswith("hls4ml's C++ emulation: not run: it needs hls4ml")
+    assert project.exists()
+    (folder / "hls4ml/model.onnx").write_bytes(b"of another program")
+    assert runs.lpgnas("export", "--quiet", folder).code == 0
+    stage = read_record(folder / "record.json")["stages"]["export"]
+    assert set(stage["files"]) == set(runs.EXPORTED)
+    assert "compiled_in_unchecked" not in stage
+    assert not project.exists()
 
 
 def test_python_takes_a_graph(gcn_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -414,6 +440,8 @@ def test_python_takes_a_graph(gcn_run: Path, tmp_path: Path, monkeypatch: pytest
     assert set(TARGETS.get("hls4ml").files) <= set(result.files)
     with pytest.raises(ExportError, match="compiled in; give a small one"):
         lpgnas.open_run(folder).export("hls4ml")
+    with pytest.raises(ConfigError, match="a graph goes with targets that compile one in: hls4ml, finn"):
+        lpgnas.open_run(folder).export("c", graph=Graph("small", made.x, made.edge_index))
 
 
 @pytest.mark.slow

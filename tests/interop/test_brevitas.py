@@ -20,7 +20,7 @@ from chain import ChainCase
 from constant_cases import OPERATORS
 
 from lpgnas.components import Component
-from lpgnas.errors import InteropError, LoweringError
+from lpgnas.errors import DegreeError, InteropError, LoweringError
 from lpgnas.graph import Graph
 from lpgnas.graph_tensors import graph_tensors, input_fraction
 from lpgnas.interop import brevitas as interop
@@ -261,6 +261,33 @@ def test_what_has_no_format_here_is_refused(part: str, make: Callable[[], object
     module = own_module(**{part: make()})
     with pytest.raises(InteropError, match=message):
         from_brevitas(module)
+
+
+def test_parameters_that_do_not_fit_are_refused() -> None:
+    module = own_module()
+    module.blocks[0].bias.data[1] = float("nan")
+    with pytest.raises(InteropError, match="block 0 bias: it has values that are not finite"):
+        from_brevitas(module)
+    module = own_module()
+    module.num_features = 8
+    with pytest.raises(InteropError, match=r"block 0 weight: it has the shape \[3, 7\], but needs \[3, 8\]"):
+        from_brevitas(module)
+    module = own_module()
+    module.words = torch.tensor([3, 1])
+    with pytest.raises(InteropError, match="the words of this module"):
+        from_brevitas(module)
+    with pytest.raises(InteropError, match="at least one block"):
+        BrevitasGnn([], module.input_quant, 7)
+
+
+def test_float32_refuses_a_node_of_a_higher_degree() -> None:
+    made = small_case("binary", Rounding.HALF_EVEN)
+    module = to_brevitas(made.model.float(), dtype=torch.float32, max_degree=MAX_DEGREE)
+    edges = torch.zeros(2, MAX_DEGREE + 1, dtype=torch.int64)
+    x = torch.from_numpy(np.asarray(graph().x))
+    with pytest.raises(DegreeError, match=f"node 0 has {MAX_DEGREE + 1} incoming edges"):
+        module(x, edges)
+    module(x, edges[:, 1:])
 
 
 def test_blocks_with_missing_parts_are_refused() -> None:
