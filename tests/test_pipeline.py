@@ -243,7 +243,7 @@ def test_kept_words_go_through_the_whole_line(small_npz: Path, tmp_path: Path) -
     ranks = rank_words(runs.small_graph(), make_split(runs.small_graph(), "full", 0).train)
     assert np.flatnonzero(program.index.values).tolist() == sorted(ranks[: spec.input_words])
     costs = (tmp_path / "run/costs.csv").read_text().splitlines()
-    assert "-1,input_words,1,12,0,0,0,0.0" in costs
+    assert "-1,input_words,1,12,0,0,0,0.0,0" in costs
     for report in ("report.md", "report.html"):
         text = (tmp_path / "run" / report).read_text()
         assert f"{spec.input_words} of 12 words kept" in text or f"{spec.input_words} words kept, 0 bits" in text
