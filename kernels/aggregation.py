@@ -311,6 +311,7 @@ def row_calls(
     limit = MAX_TOTAL if weights is None else INT32_LIMIT
     epilogue = check_epilogue(graph, epilogue, bounds, limit, out, message.shape[1])
     check_apart("message", message, out)
+    bounds = Bounds(int(bounds.magnitude), int(bounds.accumulator), int(bounds.total))
     if not isinstance(maximum, bool | np.bool_):
         raise KernelError(f"maximum must be True or False, got {maximum!r}")
     if weights is not None:
@@ -436,7 +437,10 @@ def check_epilogue(
     if bounds.total >= MAX_TOTAL or bounds.accumulator >= limit:
         raise KernelError(f"an aggregation with {bounds} is not exact; use fewer bits or smaller in-degrees")
     factor, bias, shortcut = (given_array(array) for array in (factor, epilogue.bias, shortcut))
-    return epilogue._replace(factor=factor, bias=bias, shortcut=shortcut)
+    term, own, by = int(epilogue.term_shift), int(epilogue.shortcut_shift), Rescale(*map(int, epilogue.by))
+    return Epilogue(  # of plain integers: NumPy's narrow ones overflow
+        factor=factor, bias=bias, shortcut=shortcut, term_shift=term, shortcut_shift=own, by=by
+    )
 
 
 def _check_rescale(by: Rescale, out: np.dtype[Any]) -> None:

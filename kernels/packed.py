@@ -60,6 +60,8 @@ class PackedCodes:
     def __post_init__(self) -> None:
         _check_bits(self.bits, signed=self.signed)
         check_integer("columns", self.columns, 1, MOST_COLUMNS)
+        for name in ("columns", "bits"):  # NumPy's narrow integers overflow
+            object.__setattr__(self, name, int(getattr(self, name)))
         if not is_array(self.data) or self.data.ndim != 2:
             raise KernelError(f"packed codes must be an array [N, bytes], got {type(self.data).__name__}")
         check_array("packed codes", self.data, np.uint8, (self.data.shape[0], -(-self.columns * self.bits // 8)))
@@ -97,6 +99,7 @@ def pack_codes(codes: AnyCodes, bits: int, *, signed: bool) -> PackedCodes:
         KernelError: a code that the bits do not hold, or another number of bits than 4, 2 or 1.
     """
     _check_bits(bits, signed=signed)
+    bits = int(bits)
     low = -(1 << bits - 1) if signed else 0
     high = low + (1 << bits) - 1
     if not is_array(codes) or codes.dtype.kind not in "iu":
@@ -237,7 +240,7 @@ def aggregate_packed(
     check_array("message", message.data, np.uint8, (graph.message_rows, message.data.shape[1]))
     check_apart("message", message.data, out)
     kernel = {4: sum_rows_4, 2: sum_rows_2, 1: sum_rows_1}[message.bits]
-    rows, result = row_epilogue(epilogue, total_bound), bits_of(out)
+    rows, result = row_epilogue(epilogue, int(total_bound)), bits_of(out)
     padding = message.planes * message.data.shape[1] - width
     if padding:  # rows of whole bytes; what is beyond the columns is dropped
         shortcut = np.pad(rows.shortcut, ((0, 0), (0, padding if rows.shortcut.size else 0)))

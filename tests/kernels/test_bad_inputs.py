@@ -296,8 +296,8 @@ def worker(seed: int, count: int) -> subprocess.Popen[str]:
 def outcomes_of(processes: list[subprocess.Popen[str]]) -> dict[str, Counter[str]]:
     """The outcomes of all workers; a crash is a negative exit code."""
     together: dict[str, Counter[str]] = {}
-    for process in processes:
-        printed, complained = process.communicate(timeout=1800)
+    printed_by = [process.communicate(timeout=1800) for process in processes]  # all of them, so that none is left
+    for process, (printed, complained) in zip(processes, printed_by, strict=True):
         assert process.returncode == 0, f"exit code {process.returncode}: {complained[-4000:]}"
         for name, counts in json.loads(printed).items():
             together.setdefault(name, Counter()).update(counts)
