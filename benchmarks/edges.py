@@ -26,6 +26,7 @@ from lpgnas.kernels.aggregation import aggregate
 from lpgnas.kernels.csr import CsrGraph
 from lpgnas.machine import cpu_name
 from lpgnas.report import markdown_table
+from lpgnas.results import write_atomic
 
 COLUMNS, WIDE = 64, 256
 STEPS = 10
@@ -70,7 +71,7 @@ def aggregation(graph: CsrGraph, columns: int) -> Callable[[], None]:
 
 def checked(graph: CsrGraph) -> Callable[[], CsrGraph]:
     """The checks of a graph's edges."""
-    return lambda: CsrGraph(graph.indptr, graph.sources, graph.self_loops)
+    return lambda: CsrGraph(graph.indptr, graph.sources, graph.self_loops, owned=True)  # without copying them
 
 
 def measure(regime: Regime) -> list[dict[str, Any]]:
@@ -152,10 +153,12 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="small graphs, few turns")
     parser.add_argument("--out", type=Path, default=RESULTS / "edges.csv")
     options = parser.parse_args()
+    if options.quick and options.out == parser.get_default("out"):
+        parser.error("--quick measures too little for the committed table; say where its own goes with --out")
     table = pd.DataFrame([row for regime in (QUICK if options.quick else REGIMES) for row in measure(regime)])
-    table.to_csv(options.out, index=False, lineterminator="\n")
-    options.out.with_suffix(".md").write_text(summary(table))
-    options.out.with_suffix(".png").write_bytes(figure(table))
+    write_atomic(options.out, table.to_csv(index=False, lineterminator="\n"))
+    write_atomic(options.out.with_suffix(".md"), summary(table))
+    write_atomic(options.out.with_suffix(".png"), figure(table))
 
 
 if __name__ == "__main__":

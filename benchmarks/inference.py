@@ -26,6 +26,7 @@ from lpgnas.budget import Budget
 from lpgnas.machine import cpu_name
 from lpgnas.pipeline import Run
 from lpgnas.report import markdown_table
+from lpgnas.results import write_atomic
 
 TORCH, WHOLE = "torch CSR, float32", "integers, whole"
 GRAPHS = {"planetoid/Cora": 8.0, "amazon/Photo": 8.0, "planetoid/PubMed": 5.0}
@@ -108,6 +109,8 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="the embedded graph, one epoch, few rounds")
     parser.add_argument("--out", type=Path, default=RESULTS / "inference.csv")
     options = parser.parse_args()
+    if options.quick and options.out == parser.get_default("out"):
+        parser.error("--quick measures too little for the committed table; say where its own goes with --out")
     targets, rounds = (QUICK, 3) if options.quick else (GRAPHS, options.rounds)
     training = TRAINING | ({"epochs": 1} if options.quick else {})
     made = [
@@ -117,8 +120,8 @@ def main() -> None:
     ]
     torch.set_num_threads(1)
     rows = pd.DataFrame([row for graph, model, run in made for row in rows_of(graph, model, run, rounds)])
-    rows.to_csv(options.out, index=False, lineterminator="\n")
-    options.out.with_suffix(".md").write_text(summary(rows, rounds, targets))
+    write_atomic(options.out, rows.to_csv(index=False, lineterminator="\n"))
+    write_atomic(options.out.with_suffix(".md"), summary(rows, rounds, targets))
 
 
 if __name__ == "__main__":

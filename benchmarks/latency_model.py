@@ -36,6 +36,7 @@ from lpgnas.number_formats import FormatChoice
 from lpgnas.pipeline import Run
 from lpgnas.preparation import default_max_degree, default_search_space
 from lpgnas.report import markdown_table
+from lpgnas.results import write_atomic
 from lpgnas.spec import LayerSpec, ModelSpec, required_components
 
 DATASETS = ("planetoid/Cora", "planetoid/CiteSeer", "planetoid/PubMed", "amazon/Photo", "amazon/Computers")
@@ -198,8 +199,8 @@ def main() -> None:
     rows = pd.concat(parts, ignore_index=True)
     rows["measured_ns"] = (rows.pop("ratio_to_reference") * watch.reference).round().astype(int)
     rows["ratio"] = (rows["predicted_ns"] / rows["measured_ns"]).round(4)
-    rows.to_csv(options.out / "latency_model.csv", index=False, lineterminator="\n")
-    (options.out / "latency_model.md").write_text(summary(rows), encoding="utf-8")
+    write_atomic(options.out / "latency_model.csv", rows.to_csv(index=False, lineterminator="\n"))
+    write_atomic(options.out / "latency_model.md", summary(rows))
 
 
 if __name__ == "__main__":

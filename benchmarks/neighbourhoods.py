@@ -85,6 +85,13 @@ def measure(
     return pd.DataFrame(rows)
 
 
+def summary(table: pd.DataFrame) -> str:
+    """The table as Markdown."""
+    header = [f"{name.replace('_', ' ')}{' %' * (name in PERCENT)}" for name in table.columns]
+    told = "Made by `python -m benchmarks.neighbourhoods RUN ...`, on the validation nodes of each run.\n"
+    return f"{told}\n{markdown_table(header, table.values.tolist())}"
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -107,8 +114,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     table = pd.concat(tables, ignore_index=True)
     print(table.to_string(index=False))
     write_atomic(options.out, table.to_csv(index=False, lineterminator="\n"))
-    header = [f"{name.replace('_', ' ')}{' %' * (name in PERCENT)}" for name in table.columns]
-    write_atomic(options.out.with_suffix(".md"), markdown_table(header, table.values.tolist()))
+    write_atomic(options.out.with_suffix(".md"), summary(table))
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ from benchmarks.kernels import Comparison, Task, random_graph
 from lpgnas.kernels.aggregation import row_calls, run_together
 from lpgnas.machine import cpu_name
 from lpgnas.report import markdown_table
+from lpgnas.results import write_atomic
 
 COLUMNS = 64
 
@@ -118,9 +119,11 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a small graph, few turns")
     parser.add_argument("--out", type=Path, default=RESULTS / "threads.csv")
     options = parser.parse_args()
+    if options.quick and options.out == parser.get_default("out"):
+        parser.error("--quick measures too little for the committed table; say where its own goes with --out")
     rows = pd.DataFrame([measure(case) for case in (QUICK if options.quick else CASES)])
-    rows.to_csv(options.out, index=False, lineterminator="\n")
-    options.out.with_suffix(".md").write_text(summary(rows))
+    write_atomic(options.out, rows.to_csv(index=False, lineterminator="\n"))
+    write_atomic(options.out.with_suffix(".md"), summary(rows))
 
 
 if __name__ == "__main__":

@@ -269,7 +269,9 @@ def _scaled(made: _Graph, name: str, value: Value, factor: IntArray) -> Value:
         return value
     if not factor.any():  # hls4ml breaks on zeros alone; without edges, sums are 0 without it
         if made.constant.graph.sources.size:
-            raise ExportError(f"{name}: the coefficient of every node rounds to 0, which hls4ml does not take")
+            raise ExportError(
+                f"{name}: the coefficient of every node rounds to 0, which hls4ml does not take; use onnx-int or c"
+            )
         return value
     stored = made.stored(f"{name}_factor", np.ldexp(factor.astype(np.float64), -COEFFICIENT_BITS)[:, None])
     largest = int(factor.max())

@@ -438,7 +438,7 @@ def calibrate(
         stream: where progress goes; None is silent.
 
     Raises:
-        OSError: the file cannot be written.
+        RunFolderError: the file cannot be written, or what was measured so far cannot be read.
     """
     grid = grid or (QUICK if quick else FULL)
     cells = list(grid.cells())

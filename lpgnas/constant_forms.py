@@ -35,6 +35,8 @@ from lpgnas.verification import Comparison
 PROJECT_FOLDER = "project"
 RANDOM_FEATURES = 3
 """Matrices of random features beside the graph's own."""
+FEW_WORDS, MOST_WORDS = 8, 0.3
+"""Words that random rows have about where they are normalised, and their largest share of all words."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,7 @@ class GraphChoice:
         if self.node is None and (self.fan_out is not None or self.num_nodes is not None):
             raise ExportError("a fan-out and a number of nodes go with a neighbourhood; say of which node (--node N)")
         if self.num_nodes is not None and self.num_nodes > MAX_NODES:
-            raise ExportError(f"a compiled graph has at most {MAX_NODES} nodes, not {self.num_nodes}")
+            raise ExportError(f"a compiled graph has at most {MAX_NODES} nodes, not {self.num_nodes}; pad to fewer")
 
     def of(self, graph: Graph, program: IntegerProgram) -> Graph:
         """The graph to compile in.
@@ -137,6 +139,9 @@ class _Samples:
         shape = (graph.num_nodes, program.num_features)
         own = graph.x if isinstance(graph.x, np.ndarray) else graph.x.toarray()
         drawn = [np.ldexp(rng.uniform(x.low - 1, x.high + 1, shape), -x.fraction) for _ in range(RANDOM_FEATURES)]
+        if program.row_normalize:  # few words a row, so that their shares are large and codes vary
+            share = min(MOST_WORDS, FEW_WORDS / program.num_features)
+            drawn = [one * (rng.random(shape) < share) for one in drawn]
         features = (own, *(one.astype(np.float32) for one in drawn))
         executor = Executor(program)
         expected = tuple(executor.run(one, graph.edge_index).codes for one in features)

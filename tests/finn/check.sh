@@ -8,9 +8,10 @@ cd "$(dirname "$0")/../.."
 folder=${1:-build/finn}
 python=${PYTHON:-.venv/bin/python}
 
-if [ ! -x "$folder/venv/bin/python" ]; then
+if [ ! -f "$folder/venv/complete" ]; then
   python3 -m venv "$folder/venv"
   "$folder/venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps -r tests/finn/requirements.txt
+  touch "$folder/venv/complete"
 fi
 rm -rf "$folder/models"
 "$python" -m benchmarks.finn_check write "$folder/models"
