@@ -19,6 +19,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -36,7 +37,7 @@ from lpgnas.export.constant_graph import (
     TransformStep,
     constant_program,
 )
-from lpgnas.export.graph_builder import GraphBuilder, to_bytes
+from lpgnas.export.graph_builder import LOGITS, GraphBuilder, to_bytes
 from lpgnas.export.metadata import describe, file_metadata
 from lpgnas.graph import Features, Graph
 from lpgnas.integer_program import INPUT_NAME, Aggregate, Array, IntegerProgram, Lookup, Tensor, Transform
@@ -46,7 +47,6 @@ from lpgnas.registry import Registry
 
 MODEL, GRAPH = "model.onnx", "graph.npz"
 FILES = (MODEL, GRAPH)
-LOGITS = "logits"
 FLOAT32_LIMIT = 1 << 24
 MAX_THRESHOLD_BITS = 8
 """FINN's conversion takes no wider activation, and thresholds double with every bit."""
@@ -70,7 +70,7 @@ class _Context:
     """The file in the making; `values` and `transposed` [columns, nodes] by the tensor of the program."""
 
     constant: ConstantProgram
-    builder: GraphBuilder = field(default_factory=GraphBuilder)
+    builder: GraphBuilder = field(default_factory=partial(GraphBuilder, all_named=True))
     values: dict[str, str] = field(default_factory=dict)
     transposed: dict[str, str] = field(default_factory=dict)
 

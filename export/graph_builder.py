@@ -1,7 +1,8 @@
 """`GraphBuilder`: collects the nodes, constants and local functions of one ONNX file, under names that read well.
 
-Every node has one output, and the node and its output share a name such as `layer0/message/accumulator`. Constants are
-shared: one value is stored once.
+Every node has one output, with a name such as `layer0/message/accumulator`. Nodes that profiles and pictures are read
+by (products, gathers, scatters, quantisers, calls of functions) have the name of their output; small arithmetic has
+none of its own, which would be a tenth of a small model's file. Constants are shared: one value is stored once.
 """
 
 from __future__ import annotations
@@ -17,10 +18,16 @@ from lpgnas import __version__
 from lpgnas.errors import ExportError
 
 FUNCTION_DOMAIN = "lpgnas"
+LOGITS = "logits"
+"""The output of every file."""
 BASE_OPSET = 18
 """`ScatterElements` takes the maximum, and `BitwiseAnd` exists, from this opset on."""
 BASE_IR_VERSION = 8
 """The first version with local functions."""
+NAMED_NODES = frozenset({"MatMul", "MatMulInteger", "Gather", "ScatterElements", "QuantizeLinear", "DequantizeLinear"})
+"""Nodes of these kinds have a name."""
+MOST_PLACES = 20
+"""Powers of two up to this one are called by their decimal digits."""
 
 
 def tensor_type(dtype: npt.DTypeLike) -> int:
@@ -28,10 +35,23 @@ def tensor_type(dtype: npt.DTypeLike) -> int:
     return int(helper.np_dtype_to_tensor_dtype(np.dtype(dtype)))
 
 
-class GraphBuilder:
-    """One graph in the making; see the module's page."""
+def _number(value: np.generic) -> str:
+    """A number as constants are called: scales read best as powers of two."""
+    mantissa, exponent = np.frexp(float(value))
+    if mantissa == 0.5 and not 0 < exponent <= MOST_PLACES:
+        return f"2^{exponent - 1}"
+    return str(value).removesuffix(".0")
 
-    def __init__(self) -> None:
+
+class GraphBuilder:
+    """One graph in the making; see the module's page.
+
+    Args:
+        all_named: every node has a name, for a consumer that goes by them.
+    """
+
+    def __init__(self, *, all_named: bool = False) -> None:
+        self._all_named = all_named
         self._opset = BASE_OPSET
         self._ir_version = BASE_IR_VERSION
         self._nodes: list[onnx.NodeProto] = []
@@ -64,13 +84,14 @@ class GraphBuilder:
         return name
 
     def add(self, op_type: str, name: str, *inputs: str, domain: str = "", **attributes: object) -> str:
-        """Add a node called `name` and return `name`, which is also its output.
+        """Add a node with the output `name` and return `name`.
 
         Raises:
             ExportError: the name is taken.
         """
         self._claim(name)
-        self._nodes.append(helper.make_node(op_type, list(inputs), [name], name=name, domain=domain, **attributes))
+        own_name = name if self._all_named or domain or op_type in NAMED_NODES else None
+        self._nodes.append(helper.make_node(op_type, list(inputs), [name], name=own_name, domain=domain, **attributes))
         return name
 
     def cast(self, value: str, dtype: npt.DTypeLike) -> str:
@@ -83,7 +104,7 @@ class GraphBuilder:
         array = np.asarray(value, dtype=dtype)
         key = (array.dtype.name, array.shape, array.tobytes())
         if key not in self._constants:
-            text = "x".join(str(item).removesuffix(".0") for item in array.ravel()) or "empty"
+            text = "x".join(_number(item) for item in array.ravel()) or "empty"
             shape = "" if array.ndim == 0 else f"[{'x'.join(map(str, array.shape))}]"
             self._constants[key] = self.initializer(f"{array.dtype.name}{shape}:{text}", array)
         return self._constants[key]

@@ -21,6 +21,7 @@ import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -38,7 +39,7 @@ from lpgnas.export.constant_graph import (
     TransformStep,
     constant_program,
 )
-from lpgnas.export.graph_builder import GraphBuilder, to_bytes
+from lpgnas.export.graph_builder import LOGITS, GraphBuilder, to_bytes
 from lpgnas.export.metadata import describe, file_metadata
 from lpgnas.integer_program import (
     COEFFICIENT_BITS,
@@ -62,7 +63,6 @@ Conv <strides, pads, dilations, kernel_shape, group> (x, w) => (y) {
   y = MatMul (x, columns)
 }"""
 """A convolution of one tap: x [1, positions, channels], w [filters, 1, channels]."""
-LOGITS = "logits"
 ZERO, ONE = "ufixed<1,1>", "ufixed<1,1>"
 """Types of constants that are 0 and 1."""
 
@@ -104,7 +104,7 @@ class _Graph:
     """The file in the making."""
 
     constant: ConstantProgram
-    builder: GraphBuilder = field(default_factory=GraphBuilder)
+    builder: GraphBuilder = field(default_factory=partial(GraphBuilder, all_named=True))
     values: dict[str, Value] = field(default_factory=dict)
     precisions: dict[str, dict[str, str]] = field(default_factory=dict)
     shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from onnx import TensorProto, ValueInfoProto, helper, numpy_helper
 
 from lpgnas.errors import ExportError
-from lpgnas.export.graph_builder import GraphBuilder
+from lpgnas.export.graph_builder import LOGITS, GraphBuilder
 from lpgnas.export.local_functions import SCATTERS
 from lpgnas.integer_program import Aggregate, IntegerProgram
 from lpgnas.operators import ATTENTIONS
@@ -32,6 +32,7 @@ class EdgeSet:
         source: [E'] int64.
         target: [E'] int64.
         degree: in-degrees [N, 1] int64.
+        has_loops: every node has an edge.
         num_edges: E', where the file is static.
     """
 
@@ -40,6 +41,7 @@ class EdgeSet:
     target: str
     degree: str
     num_edges: int | None
+    has_loops: bool = False
 
 
 class MessagePassing:
@@ -86,7 +88,7 @@ class MessagePassing:
     def output(self, columns: int) -> ValueInfoProto:
         """`logits` [num_nodes, C] float32."""
         rows = "num_nodes" if self._nodes is None else self._nodes
-        return helper.make_tensor_value_info("logits", TensorProto.FLOAT, [rows, columns])
+        return helper.make_tensor_value_info(LOGITS, TensorProto.FLOAT, [rows, columns])
 
     def _prepare(self, max_degree: int) -> None:
         b = self._builder
@@ -125,6 +127,7 @@ class MessagePassing:
             b.add("Concat", f"{name}/target", bare.target, loops, axis=0),
             b.add("Add", f"{name}/degree", bare.degree, one),
             None if self._nodes is None or bare.num_edges is None else bare.num_edges + self._nodes,
+            has_loops=True,
         )
 
     def _node_numbers(self) -> str:

@@ -17,7 +17,7 @@ from lpgnas.attentions.score import EdgeScore
 from lpgnas.errors import ExportError
 from lpgnas.export import local_functions
 from lpgnas.export.edge_scores import OnnxScores
-from lpgnas.export.graph_builder import GraphBuilder, tensor_type, to_bytes
+from lpgnas.export.graph_builder import LOGITS, GraphBuilder, tensor_type, to_bytes
 from lpgnas.export.input_words import kept_columns
 from lpgnas.export.message_passing import EdgeSet, MessagePassing
 from lpgnas.export.metadata import describe, file_metadata
@@ -117,7 +117,7 @@ def _quantize_input(context: _Context) -> None:
 def _scale_logits(context: _Context) -> None:
     b, logits = context.builder, context.program.logits
     decoded = b.cast(context.codes[logits.name], np.float32)
-    b.add("Mul", "logits", decoded, b.constant(2.0**-logits.fraction, np.float32))
+    b.add("Mul", LOGITS, decoded, b.constant(2.0**-logits.fraction, np.float32))
 
 
 def _requantize(context: _Context, tensor: Tensor, total: str, shift: int, low: int, high: int) -> None:

@@ -1,7 +1,8 @@
 """`model.qdq.onnx`: an integer program with QuantizeLinear and DequantizeLinear, for runtimes that fuse them.
 
-The arithmetic is that of `real_values`; a tensor `t` of the program is `t/quantized` (codes) and `t/dequantized` (the
-float32 values). QuantizeLinear rounds half-even; under the other roundings it only states the format.
+The arithmetic is that of `real_values`; a tensor `t` of the program is `t/quantized` (codes) and `t` (the float32
+values; `x/dequantized` for the input). QuantizeLinear rounds half-even; under the other roundings it only states the
+format.
 
 | codes of a tensor | stored as |
 |---|---|
@@ -24,7 +25,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from lpgnas.export.graph_builder import GraphBuilder, to_bytes
+from lpgnas.export.graph_builder import LOGITS, GraphBuilder, to_bytes
 from lpgnas.export.input_words import kept_columns
 from lpgnas.export.message_passing import MessagePassing
 from lpgnas.export.metadata import describe, file_metadata
@@ -56,7 +57,8 @@ def export_onnx_qdq(program: IntegerProgram) -> bytes:
     quantize_input(context)
     for operation in program.operations:
         emit_operation(context, operation)
-    builder.add("Identity", "logits", context.values[program.output])
+    if context.values[program.output] != LOGITS:
+        builder.add("Identity", LOGITS, context.values[program.output])
     model = builder.model(
         "lpgnas_qdq",
         context.graph.inputs(),
@@ -125,7 +127,7 @@ class QdqDialect(Dialect):
             value = b.add("Clip", f"{name}/clipped", value, *bounds)
         parameters = self._parameters(b, tensor)
         codes = b.add("QuantizeLinear", f"{name}/quantized", value, *parameters)
-        return b.add("DequantizeLinear", f"{name}/dequantized", codes, *parameters)
+        return b.add("DequantizeLinear", f"{name}/dequantized" if name == INPUT_NAME else name, codes, *parameters)
 
     def annotate(self, context: RealContext, value: str, tensor: Tensor) -> None:
         """Nothing: the nodes say it."""

@@ -16,7 +16,7 @@ import onnx
 
 from lpgnas.errors import ExportError
 from lpgnas.export import local_functions
-from lpgnas.export.graph_builder import GraphBuilder, to_bytes
+from lpgnas.export.graph_builder import LOGITS, GraphBuilder, to_bytes
 from lpgnas.export.input_words import kept_columns
 from lpgnas.export.message_passing import MessagePassing
 from lpgnas.export.metadata import describe, file_metadata
@@ -50,7 +50,7 @@ def export_qonnx(program: IntegerProgram, *, num_nodes: int | None = None, num_e
     quantize_input(context)
     for operation in program.operations:
         emit_operation(context, operation)
-    builder.add("Identity", "logits", context.values[program.output])
+    builder.add("Identity", LOGITS, context.values[program.output])
     model = builder.model(
         "lpgnas_qonnx",
         context.graph.inputs(),

@@ -172,29 +172,39 @@ def quantize_input(context: RealContext) -> None:
     _quantize(context, tensor, value, tensor.low, tensor.high, wide=wide)
 
 
-def _reciprocal(context: RealContext, name: str, denominator: str, bits: int) -> str:
-    """`floor((2^(bits+1) + d) / (2 d))`, 0 for d = 0, of a float64 integer d; float64.
+def _reciprocal(context: RealContext, name: str, denominator: str, bits: int, *, positive: bool = False) -> str:
+    """`floor((2^(bits+1) + d) / (2 d))`, 0 for d = 0, of a float64 integer d, maybe known to be `positive`; float64.
 
     The quotient is never so close to an integer that the correctly rounded division could reach it.
     """
     b = context.builder
-    one, two = (b.constant(number, np.float64) for number in (1.0, 2.0))
-    positive = b.add("Max", f"{name}/positive", denominator, one)
-    raised = b.add("Add", f"{name}/raised", positive, b.constant(2.0 ** (bits + 1), np.float64))
-    quotient = b.add("Div", f"{name}/quotient", raised, b.add("Mul", f"{name}/doubled", positive, two))
-    floored = b.add("Floor", f"{name}/floored", quotient)
-    return b.add("Mul", name, floored, b.add("Min", f"{name}/present", denominator, one))
+    divisor = denominator if positive else _at_least_one(b, name, denominator)
+    raised = b.add("Add", f"{name}/raised", divisor, b.constant(2.0 ** (bits + 1), np.float64))
+    doubled = b.add("Mul", f"{name}/doubled", divisor, b.constant(2, np.float64))
+    quotient = b.add("Div", f"{name}/quotient", raised, doubled)
+    return _floored(b, name, quotient, None if positive else denominator)
 
 
-def _inverse_sqrt(context: RealContext, name: str, degree: str) -> str:
-    """`floor((1 + sqrt(2^32 / d)) / 2)`, 0 for d = 0, of a float64 integer d; float64."""
+def _inverse_sqrt(context: RealContext, name: str, degree: str, *, positive: bool) -> str:
+    """`floor((1 + sqrt(2^32 / d)) / 2)`, 0 for d = 0, of a float64 integer d, maybe known to be `positive`; float64."""
     b = context.builder
-    one, half = (b.constant(number, np.float64) for number in (1.0, 0.5))
-    positive = b.add("Max", f"{name}/positive", degree, one)
-    ratio = b.add("Div", f"{name}/ratio", b.constant(2.0**32, np.float64), positive)
-    raised = b.add("Add", f"{name}/raised", b.add("Sqrt", f"{name}/sqrt", ratio), one)
-    floored = b.add("Floor", f"{name}/floored", b.add("Mul", f"{name}/halved", raised, half))
-    return b.add("Mul", name, floored, b.add("Min", f"{name}/present", degree, one))
+    divisor = degree if positive else _at_least_one(b, name, degree)
+    ratio = b.add("Div", f"{name}/ratio", b.constant(2.0**32, np.float64), divisor)
+    raised = b.add("Add", f"{name}/raised", b.add("Sqrt", f"{name}/sqrt", ratio), b.constant(1, np.float64))
+    halved = b.add("Mul", f"{name}/halved", raised, b.constant(0.5, np.float64))
+    return _floored(b, name, halved, None if positive else degree)
+
+
+def _at_least_one(b: GraphBuilder, name: str, value: str) -> str:
+    return b.add("Max", f"{name}/positive", value, b.constant(1, np.float64))
+
+
+def _floored(b: GraphBuilder, name: str, value: str, zero_with: str | None) -> str:
+    """`value` rounded down; 0 where the integers `zero_with` are."""
+    if zero_with is None:
+        return b.add("Floor", name, value)
+    present = b.add("Min", f"{name}/present", zero_with, b.constant(1, np.float64))
+    return b.add("Mul", name, b.add("Floor", f"{name}/floored", value), present)
 
 
 def _degree_factor(context: RealContext, edges: EdgeSet, kind: str) -> str:
@@ -204,9 +214,9 @@ def _degree_factor(context: RealContext, edges: EdgeSet, kind: str) -> str:
         return name
     degree = b.cast(edges.degree, np.float64)
     if kind == "rsqrt15":
-        code = _inverse_sqrt(context, f"{name}/code", degree)
+        code = _inverse_sqrt(context, f"{name}/code", degree, positive=edges.has_loops)
     else:
-        code = _reciprocal(context, f"{name}/code", degree, COEFFICIENT_BITS)
+        code = _reciprocal(context, f"{name}/code", degree, COEFFICIENT_BITS, positive=edges.has_loops)
     return b.add("Mul", name, code, b.constant(2.0**-COEFFICIENT_BITS, np.float64))
 
 

@@ -372,7 +372,7 @@ ONNX_MUTATIONS: dict[str, tuple[str, OnnxMutation]] = {
     "int: sum turned into max": ("model.int.onnx", attribute("SumOverEdges", "reduction", b"max")),
     "QDQ: weight changed": ("model.qdq.onnx", stored("layer0/linear_weight", lambda values: values ^ 0x80)),
     "QDQ: another word kept": ("model.qdq.onnx", stored("input_words", swap_bits)),
-    "QDQ: scale changed": ("model.qdq.onnx", constant("logits/dequantized", 1, lambda scale: scale * 2)),
+    "QDQ: scale changed": ("model.qdq.onnx", constant("logits", 1, lambda scale: scale * 2)),
     "QDQ: zero point changed": ("model.qdq.onnx", constant("logits/quantized", 2, lambda zero: zero + 1)),
     "QDQ: clamp changed": ("model.qdq.onnx", constant("layer1/message/clipped", 2, lambda high: high / 4)),
     "QONNX: weight changed": ("model.qonnx.onnx", stored("layer0/linear_weight", lambda values: -values)),
