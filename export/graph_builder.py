@@ -26,6 +26,8 @@ BASE_IR_VERSION = 8
 """The first version with local functions."""
 NAMED_NODES = frozenset({"MatMul", "MatMulInteger", "Gather", "ScatterElements", "QuantizeLinear", "DequantizeLinear"})
 """Nodes of these kinds have a name."""
+MAX_FILE_BYTES = (1 << 31) - (1 << 20)
+"""Protobuf's 2 GiB, less what stands beside the constants."""
 MOST_PLACES = 20
 """Powers of two up to this one are called by their decimal digits."""
 
@@ -38,7 +40,7 @@ def tensor_type(dtype: npt.DTypeLike) -> int:
 def _number(value: np.generic) -> str:
     """A number as constants are called: scales read best as powers of two."""
     mantissa, exponent = np.frexp(float(value))
-    if mantissa == 0.5 and not 0 < exponent <= MOST_PLACES:
+    if mantissa == 0.5 and not 0 <= exponent - 1 <= MOST_PLACES:
         return f"2^{exponent - 1}"
     return str(value).removesuffix(".0")
 
@@ -167,8 +169,15 @@ def to_bytes(model: onnx.ModelProto) -> bytes:
     """The checked model as bytes; equal models give equal bytes.
 
     Raises:
+        ExportError: more bytes than one file holds.
         onnx.checker.ValidationError: the model is malformed, a defect of the exporter.
     """
+    size = sum(len(tensor.raw_data) for tensor in model.graph.initializer)  # ByteSize stops working where it matters
+    if size > MAX_FILE_BYTES:
+        raise ExportError(
+            f"the file would hold constants of {size} bytes, and an ONNX file holds {MAX_FILE_BYTES}; "
+            f"compile in a smaller graph, or take the target c"
+        )
     onnx.checker.check_model(model, full_check=True)
     content: bytes = model.SerializeToString(deterministic=True)
     return content

@@ -259,6 +259,9 @@ def _panel(axes: Axes, table: Table, rows: pd.DataFrame, dataset: str) -> None:
             told_as = model if table.shown == "models" else model.split(",")[0]
             axes.annotate(told_as, (size, accuracy.mean()), xytext=(4, 4), textcoords="offset points", fontsize=7)
         points.append((float(size), float(accuracy.mean())))
+    sizes = [size for size, _ in points]
+    if min(sizes) == max(sizes):  # matplotlib leaves a logarithmic axis of one point without any width
+        axes.set_xlim(sizes[0] / 2, sizes[0] * 2)
     x, y = zip(*pareto_front(points), strict=True)
     axes.step(x, y, where="post", color="#1f2933", linewidth=1.0, alpha=0.6, zorder=1)
     if table.shown != "models":

@@ -42,6 +42,7 @@ def test_every_table_has_a_report_and_a_figure(name: str) -> None:
         assert f"split: {table.protocol}; seeds: 0, 1" in report(table, rows)
     drawn = figure(table, one)
     assert drawn.startswith(b"\x89PNG") and drawn == figure(table, one)
+    assert figure(table, one[:1].assign(weight_bits=8192 * 5000)).startswith(b"\x89PNG")  # log axes of one point
     assert "seeds: none yet" in report(table, made_up(table, 1)[:0])
 
 
