@@ -46,6 +46,7 @@ RANDOM = "random, 1M nodes"
 RANDOM_NODES, RANDOM_EDGES = 1_000_000, 25_000_000
 SHIFT = 5
 OURS, PLAIN, SIMD, TORCH, SCIPY = "int8", "int8, plain loops", "fp32 SIMD", "torch.sparse.mm", "scipy"
+COUNTING, MANY_CLIPPED = "int8, saturations counted", "counting, most sums beyond the format"
 FLOOR = "one word of every message, nothing fetched ahead"
 NARROW, INT4, INT2, INT1 = "int8 that hold 4 bits", "int4", "int2", "1 bit"
 CONTENDERS = {
@@ -53,6 +54,8 @@ CONTENDERS = {
     "weighted sum": (OURS, SIMD, TORCH, SCIPY),
     "packed sum": (OURS, NARROW, INT4, INT2, INT1),
     "large sum": (OURS, TORCH, FLOOR),
+    "counting": (OURS, COUNTING),
+    MANY_CLIPPED: (OURS, COUNTING),
 }
 """What is timed in each kind of comparison."""
 
@@ -77,12 +80,15 @@ COMPARISONS = (
     Comparison("weighted sum", "amazon/Computers", 256, 30),
     Comparison("packed sum", "amazon/Computers", 128, 60),
     Comparison("large sum", RANDOM, 64, 5),
+    *(Comparison("counting", graph, 256, 60) for graph in GRAPHS),
+    *(Comparison(MANY_CLIPPED, graph, 256, 60) for graph in GRAPHS),
 )
 QUICK = (
     Comparison("sum", "cora", 16, 2),
     Comparison("weighted sum", "cora", 16, 2),
     Comparison("packed sum", "cora", 16, 2),
     Comparison("large sum", "random, 1,000 nodes", 64, 2),
+    Comparison("counting", "cora", 16, 2),
 )
 
 
@@ -128,7 +134,7 @@ class Task:
         weighted = comparison.kind == "weighted sum"
         self.weights = rng.integers(0, 128, graph.sources.size, dtype=np.uint8) if weighted else None
         nothing, zeros = np.zeros((nodes, 0), dtype=np.int8), np.zeros(columns, dtype=np.int64)
-        shift = SHIFT + (7 if weighted else 0)
+        shift = 0 if comparison.kind == MANY_CLIPPED else SHIFT + (7 if weighted else 0)
         by = rescale(shift, Rounding.HALF_EVEN, -128, 127)
         self.epilogue = Epilogue(np.zeros(0, dtype=np.int64), 0, zeros, nothing, 0, by)
         accumulator = int(graph.degree.max()) * 128 * (127 if weighted else 1)
@@ -141,12 +147,16 @@ class Task:
     def calls(self) -> dict[str, Callable[[], object]]:
         """The contenders by name."""
         makers = {OURS: self._ours, PLAIN: self._plain, SIMD: self._simd, TORCH: self._torch, SCIPY: self._scipy}
-        makers |= {FLOOR: self._floor, NARROW: self._narrow}
+        makers |= {FLOOR: self._floor, NARROW: self._narrow, COUNTING: self._counting}
         makers |= {name: self._packed(bits) for name, bits in ((INT4, 4), (INT2, 2), (INT1, 1))}
         return {name: makers[name]() for name in CONTENDERS[self.comparison.kind]}
 
     def _ours(self) -> Callable[[], object]:
         return lambda: aggregate(*self.arguments(), weights=self.weights)
+
+    def _counting(self) -> Callable[[], object]:
+        epilogue = self.epilogue._replace(clipped=np.zeros(2, dtype=np.int64))
+        return lambda: aggregate(self.graph, self.message, epilogue, self.bounds, self.out)
 
     def _narrow(self) -> Callable[[], object]:
         rest = (aligned(self.message >> 4), self.epilogue, replace(self.bounds, magnitude=8), self.out)
@@ -266,6 +276,7 @@ def targets(table: pd.DataFrame) -> list[list[str]]:
     rivals = [min(times("sum", graph, 256, other) for other in (TORCH, SCIPY)) for graph in pair]
     packed = [times("packed sum", "amazon/Computers", 128, OURS, name) for name in (INT4, INT2)]
     floor = 1 / times("large sum", RANDOM, 64, FLOOR)
+    counted = [f"{times('counting', graph, 256, COUNTING):.3f}" for graph in GRAPHS]
     geometric = float(np.exp(np.mean(np.log(small))))
     return [
         ["PubMed, Computers, 256 columns, torch.sparse.mm", "15", listed([times("sum", g, 256, TORCH) for g in pair])],
@@ -277,6 +288,7 @@ def targets(table: pd.DataFrame) -> list[list[str]]:
         ["Computers, 128 columns, int8 over int4, over int2", "1.6, 2", ", ".join(f"{one:.2f}" for one in packed)],
         ["random graph, 64 columns, torch.sparse.mm", "6", listed([times("large sum", RANDOM, 64, TORCH)])],
         ["random graph, 64 columns, int8 over one word of every message", "at most 1.15", f"{floor:.2f}"],
+        [f"{', '.join(GRAPHS)}, 256 columns, saturations counted, over int8", "at most 1.1", ", ".join(counted)],
     ]
 
 

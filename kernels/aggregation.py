@@ -12,7 +12,8 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from functools import cache, partial
 from itertools import pairwise
-from typing import Any, NamedTuple, TypeVar
+from threading import Lock
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -34,6 +35,7 @@ MOST_PLACES = 1 << 10
 """Of any shift."""
 ROW_EDGES = 4
 """What a row costs beside its edges, in edges, when rows are shared out among threads."""
+_NOTHING_COUNTED = np.zeros(0, dtype=np.int8)
 LEAST_BLOCK = 4
 """Edges below which a block of bytes does not pay."""
 
@@ -56,6 +58,9 @@ class RowEpilogue(NamedTuple):
         tie: 1 for ties to even, else 0.
         low: smallest result.
         high: largest result.
+        clipped: [2] int64, to which the numbers of results that the clamp raises and lowers are added; an array of
+            another dtype for none, for which no code is made.
+        counted: how many columns, from the first one on, are counted.
     """
 
     factor: npt.NDArray[np.int64]
@@ -68,6 +73,8 @@ class RowEpilogue(NamedTuple):
     tie: int
     low: int
     high: int
+    clipped: npt.NDArray[Any]
+    counted: int
 
 
 class Short(NamedTuple):
@@ -108,7 +115,8 @@ def row_epilogue(epilogue: Epilogue, total_bound: int) -> RowEpilogue:
     # a shift that the bound does not limit has nothing but zeros to move
     scale = 1 << min(epilogue.term_shift + by.left, MOST_SHIFT)
     shortcut_scale = 1 << min(epilogue.shortcut_shift + by.left, MOST_SHIFT)
-    bias, rest = epilogue.bias << by.left, (by.tie, by.low, by.high)
+    clipped = epilogue.clipped if epilogue.clipped.size else _NOTHING_COUNTED
+    bias, rest = epilogue.bias << by.left, (by.tie, by.low, by.high, clipped, epilogue.bias.size)
     if total_bound < INT32_LIMIT and by.right < 32:
         narrow = (scale, bias.astype(np.int32), epilogue.shortcut, shortcut_scale, by.right, by.addend)
         return RowEpilogue(epilogue.factor, *narrow, *rest)
@@ -130,6 +138,10 @@ def finish(
         rounded = np.rint(total) if epilogue.tie else np.floor(total + epilogue.addend)
     else:
         rounded = (total + epilogue.addend + ((total >> epilogue.right) & epilogue.tie)) >> epilogue.right
+    if epilogue.clipped.dtype == np.int64:
+        counted = rounded[: max(0, epilogue.counted - first)]
+        epilogue.clipped[0] += (counted < epilogue.low).sum()
+        epilogue.clipped[1] += (counted > epilogue.high).sum()
     out[node, columns] = np.clip(rounded, epilogue.low, epilogue.high).astype(np.int64).astype(out.dtype)
 
 
@@ -318,39 +330,57 @@ def row_calls(
         weights = _check_weights(weights, graph.sources.size)
         check_apart("weights", weights, out)
     blocks = row_blocks(graph.indptr, check_integer("threads", threads, 1, MOST_PLACES))
+    counts = [epilogue.clipped] if len(blocks) == 1 else [np.zeros_like(epilogue.clipped) for _ in blocks]
+    calls: list[Callable[[], None]]
     if bounds.accumulator >= INT32_LIMIT:
-        plain = partial(_plain_rows, graph, message, epilogue, out, maximum)
-        return [partial(plain, rows) for rows in blocks]
+        plain = partial(_plain_rows, graph, message, out, maximum)
+        parts = zip(blocks, counts, strict=True)
+        calls = [partial(plain, rows, epilogue_of(epilogue, rows, clipped)) for rows, clipped in parts]
+        return _summed(calls, counts, epilogue.clipped)
     short = Short(np.empty(0, np.int32), WHOLE)  # not used by maxima without weights
     if weights is not None or not maximum:
         short = short_sums(bounds.magnitude, message.dtype, 1 if weights is None else MAX_PROBABILITY)
-    by_row, result = row_epilogue(epilogue, bounds.total), bits_of(out)
+    result = bits_of(out)
     kernel: Callable[..., None] = max_rows if maximum else sum_rows
     given: tuple[Integers, ...] = (graph.sources, message, short)
     if weights is not None:
         kernel, given = weighted_max_rows if maximum else weighted_sum_rows, (graph.sources, weights, message, short)
-    return [
-        partial(kernel, graph.indptr[first : last + 1], *given, epilogue_of(by_row, (first, last)), result[first:last])
-        for first, last in blocks
-    ]
+    calls = []
+    for (first, last), clipped in zip(blocks, counts, strict=True):
+        by_row = row_epilogue(epilogue_of(epilogue, (first, last), clipped), bounds.total)
+        calls.append(partial(kernel, graph.indptr[first : last + 1], *given, by_row, result[first:last]))
+    return _summed(calls, counts, epilogue.clipped)
+
+
+def _summed(
+    calls: list[Callable[[], None]], counts: list[npt.NDArray[np.int64]], clipped: npt.NDArray[np.int64]
+) -> list[Callable[[], None]]:
+    """The calls, each of which adds what it has counted to `clipped`, unless it counts there already."""
+    if len(calls) == 1 or not clipped.size:
+        return calls
+    lock = Lock()
+
+    def add(call: Callable[[], None], own: npt.NDArray[np.int64]) -> None:
+        call()
+        with lock:
+            np.add(clipped, own, out=clipped)
+
+    return [partial(add, call, own) for call, own in zip(calls, counts, strict=True)]
 
 
 def _plain_rows(
-    graph: CsrGraph, message: AnyCodes, epilogue: Epilogue, out: AnyCodes, maximum: bool, rows: tuple[int, int]
+    graph: CsrGraph, message: AnyCodes, out: AnyCodes, maximum: bool, rows: tuple[int, int], epilogue: Epilogue
 ) -> None:
     """The nodes `rows[0]` to `rows[1] - 1` in plain loops."""
     part, accumulator = out[slice(*rows)], np.empty(out.shape[1], dtype=np.int64)
-    rest = (graph.sources, message, epilogue_of(epilogue, rows), accumulator, part)
+    rest = (graph.sources, message, epilogue, accumulator, part)
     (aggregate_max if maximum else aggregate_sum)(graph.indptr[rows[0] : rows[1] + 1], *rest)
 
 
-AnyEpilogue = TypeVar("AnyEpilogue", Epilogue, RowEpilogue)
-
-
-def epilogue_of(epilogue: AnyEpilogue, rows: tuple[int, int]) -> AnyEpilogue:
-    """The epilogue of the nodes `rows[0]` to `rows[1] - 1`."""
+def epilogue_of(epilogue: Epilogue, rows: tuple[int, int], clipped: npt.NDArray[np.int64]) -> Epilogue:
+    """The epilogue of the nodes `rows[0]` to `rows[1] - 1`, which counts in `clipped`."""
     part = slice(*rows)
-    return epilogue._replace(factor=epilogue.factor[part], shortcut=epilogue.shortcut[part])
+    return epilogue._replace(factor=epilogue.factor[part], shortcut=epilogue.shortcut[part], clipped=clipped)
 
 
 def row_blocks(indptr: npt.NDArray[np.int64], count: int) -> list[tuple[int, int]]:
@@ -425,6 +455,7 @@ def check_epilogue(
     check_apart("shortcut", shortcut, out)
     check_array("factor", factor, np.int64, (nodes if is_array(factor) and factor.size else 0,))
     check_array("bias", epilogue.bias, np.int64, (width,))
+    _check_counts(epilogue.clipped, (epilogue.bias, factor, shortcut, graph.indptr, graph.sources, out))
     for array in (factor, epilogue.bias):
         check_apart("the epilogue", array, out)
     for edges in (graph.indptr, graph.sources):
@@ -438,9 +469,18 @@ def check_epilogue(
         raise KernelError(f"an aggregation with {bounds} is not exact; use fewer bits or smaller in-degrees")
     factor, bias, shortcut = (given_array(array) for array in (factor, epilogue.bias, shortcut))
     term, own, by = int(epilogue.term_shift), int(epilogue.shortcut_shift), Rescale(*map(int, epilogue.by))
-    return Epilogue(  # of plain integers: NumPy's narrow ones overflow
+    return epilogue._replace(  # of plain integers: NumPy's narrow ones overflow
         factor=factor, bias=bias, shortcut=shortcut, term_shift=term, shortcut_shift=own, by=by
     )
+
+
+def _check_counts(clipped: npt.NDArray[np.int64], others: Sequence[npt.NDArray[Any]]) -> None:
+    check_array("clipped", clipped, np.int64, (2 if is_array(clipped) and clipped.size else 0,))
+    if not clipped.flags.writeable or not clipped.flags.aligned:
+        raise KernelError("clipped is read-only or not aligned; give the counts memory of their own")
+    for array in others:
+        if clipped.size and np.may_share_memory(clipped, array):
+            raise KernelError("clipped shares memory with another array; give the counts memory of their own")
 
 
 def _check_rescale(by: Rescale, out: np.dtype[Any]) -> None:

@@ -41,7 +41,7 @@ from lpgnas.kernels.csr import CsrGraph
 from lpgnas.kernels.linear import add_dense, add_sparse, transform_dense, transform_sparse, write_totals
 from lpgnas.kernels.lookup import look_up
 from lpgnas.kernels.quantize import SparseCodes, code_dtype, quantize_input
-from lpgnas.kernels.spmm import Epilogue
+from lpgnas.kernels.spmm import NOT_COUNTED, Epilogue
 from lpgnas.kernels.transform_tiles import (
     DenseScratch,
     SparseScratch,
@@ -146,10 +146,16 @@ class Executor:
         """
         return self.prepare(x, edge_index).predict()
 
-    def prepare(self, x: Features, edge_index: npt.NDArray[np.int64]) -> Inference:
-        """All of `run` but the operations; arguments and errors are the same."""
+    def prepare(self, x: Features, edge_index: npt.NDArray[np.int64], *, count_clipped: bool = False) -> Inference:
+        """All of `run` but the operations; errors are the same.
+
+        Args:
+            x: as in `run`.
+            edge_index: as in `run`.
+            count_clipped: whether aggregations count what their clamps change, in `Inference.clipped`.
+        """
         check_inputs(self.program, x)
-        return Inference(self.program, self.parts, x, edge_index)
+        return Inference(self.program, self.parts, x, edge_index, count_clipped=count_clipped)
 
 
 @dataclass(frozen=True, eq=False)
@@ -175,7 +181,12 @@ def _transposed(part: Part, operation: Transform) -> TransposedPart:
 
 
 class Inference:
-    """A program on one graph: the graph as CSR, the codes of the input and the arena. `Executor.prepare` makes it."""
+    """A program on one graph: the graph as CSR, the codes of the input and the arena. `Executor.prepare` makes it.
+
+    Attributes:
+        clipped: [2] int64 by the output of each aggregation, where they are counted: how many of its results the clamp
+            raised and lowered when it was last run.
+    """
 
     def __init__(
         self,
@@ -183,7 +194,11 @@ class Inference:
         parts: Mapping[str, tuple[TransposedPart, ...]],
         x: Features,
         edge_index: npt.NDArray[np.int64],
+        *,
+        count_clipped: bool = False,
     ) -> None:
+        self.clipped: dict[str, npt.NDArray[np.int64]] = {}
+        self._count_clipped = count_clipped
         self._program = program
         self._parts = parts
         self._edge_index = edge_index
@@ -361,7 +376,10 @@ class Inference:
         if operation.shortcut is not None:
             shortcut = self._codes(operation.shortcut)
         by = rescale(operation.shift, program.rounding, operation.clamp_low, operation.clamp_high)
-        return Epilogue(factor, operation.term_shift, bias, shortcut, operation.shortcut_shift, by)
+        clipped = NOT_COUNTED
+        if self._count_clipped:
+            clipped = self.clipped[operation.output] = np.zeros(2, dtype=np.int64)
+        return Epilogue(factor, operation.term_shift, bias, shortcut, operation.shortcut_shift, by, clipped)
 
     def _aggregate(self, operation: Aggregate) -> None:
         message, epilogue = self._codes(operation.input), self._epilogue(operation)

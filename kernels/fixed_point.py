@@ -390,11 +390,11 @@ class CountingInference(Inference):
     """A program on one graph whose steps are counted: after `predict`, `sites` has one entry a component.
 
     Raises:
-        CheckFailed: codes that the kernels wrote are not the counted ones.
+        CheckFailed: codes that the kernels wrote, or what these counted, are not what is counted here.
     """
 
     def __init__(self, executor: Executor, x: Features, edge_index: Int64Array) -> None:
-        super().__init__(executor.program, executor.parts, x, edge_index)
+        super().__init__(executor.program, executor.parts, x, edge_index, count_clipped=True)
         self.sites: list[SiteCounts] = [_count_input(executor.program, x)]
 
     def step(self, operation: Operation) -> None:
@@ -487,6 +487,9 @@ class CountingInference(Inference):
                 term = _scaled(operation, gathered, edges, None if counted is None else weights)
             rounding.accumulators.see(gathered)
             self._same(out.name, first, rounding.codes(self._with_terms(operation, term, first, last)))
+        clipped = [int(count) for count in rounding.tally.counts[:2]]
+        if self.clipped[out.name].tolist() != clipped:
+            raise CheckFailed(f"{out.name}: the kernel counted {self.clipped[out.name]} clamped results, not {clipped}")
         if counted is not None:
             yield from counted.sites()
         yield SiteCounts(**_of_tensor(out, "aggregate"), **rounding.counts(), **_sums(rounding, operation))

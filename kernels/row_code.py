@@ -82,6 +82,9 @@ class EpilogueCode(VectorCode):
         self.out, self.node = self.array(kinds[2], arguments[2]), arguments[3]
         self.element = context.get_value_type(fields["bias"].dtype)
         self.real = isinstance(self.element, ir.DoubleType)
+        self.counts: Code = None
+        if fields["clipped"].dtype == types.int64:
+            self.counts, self.counted = self.array(fields["clipped"], values["clipped"]), values["counted"]
         self.narrow = context.get_value_type(kinds[2].dtype)
         self.scale = self._product(self._scalar(arguments[1]), self._scalar(values["scale"]))
         self.even = builder.icmp_signed("!=", values["tie"], self.integer(0))
@@ -100,16 +103,20 @@ class EpilogueCode(VectorCode):
     def _sum(self, a: Code, b: Code) -> Code:
         return self.builder.fadd(a, b) if self.real else self.builder.add(a, b)
 
-    def generate(self, totals: Code, first: Code) -> None:
-        """The epilogue of the columns from `first` on."""
+    def generate(self, totals: Code, first: Code, fresh: Code) -> None:
+        """The epilogue of the columns from `first` on, of which those before `fresh` have been counted."""
         width, lane = totals.type.count, ir.IntType(32)
         count = min(LANES[self.real], width)
+        parts = []
         for begin in range(0, width, count):
             mask = ir.Constant(ir.VectorType(lane, count), list(range(begin, begin + count)))
             part = self.builder.shuffle_vector(totals, ir.Constant(totals.type, ir.Undefined), mask)
-            self._write(part, self.builder.add(first, self.integer(begin)))
+            parts.append(self._write(part, self.builder.add(first, self.integer(begin))))
+        if self.counts is not None:
+            self._count(parts, first, fresh)
 
-    def _write(self, totals: Code, first: Code) -> None:
+    def _write(self, totals: Code, first: Code) -> tuple[Code, Code]:
+        """The epilogue of some columns; their results before and after the clamp."""
         builder, width = self.builder, totals.type.count
         vector = ir.VectorType(self.element, width)
         value = builder.sitofp(totals, vector) if self.real else totals
@@ -121,11 +128,13 @@ class EpilogueCode(VectorCode):
         with builder.if_then(builder.icmp_signed("!=", columns, self.integer(0))):
             own = self._product(self._shortcut(first, vector), self._splat_constant("shortcut_scale", width))
             builder.store(self._sum(value, own), total)
-        codes = self._clamped(self._rounded(builder.load(total)))
+        rounded = self._rounded(builder.load(total))
+        codes = clamped = self._clamped(rounded)
         codes = builder.fptosi(codes, ir.VectorType(TOTAL, width)) if self.real else codes
         narrow = ir.VectorType(self.narrow, width)
         codes = builder.trunc(codes, narrow) if self.narrow.width < TOTAL.width else codes
         self.store(codes, self.columns(self.out, self.node, first, narrow))
+        return rounded, clamped
 
     def _splat_constant(self, name: str, width: int) -> Code:
         return self.splat(self.constants[name], width)
@@ -154,6 +163,40 @@ class EpilogueCode(VectorCode):
             limit = self._splat_constant(name, width)
             value = builder.select(compare(beyond, value, limit), limit, value)
         return value
+
+    def _count(self, parts: list[tuple[Code, Code]], first: Code, fresh: Code) -> None:
+        """Add up what of a tile is clamped, but for columns that another tile counts, or that do not exist.
+
+        Args:
+            parts: results before and after the clamp, of as many columns each.
+            first: the first column.
+            fresh: the first one that no tile has counted.
+
+        A format that fits clamps few results, so that most tiles cost a comparison a vector and one branch.
+        """
+        builder, width = self.builder, parts[0][0].type.count
+        unequal = builder.fcmp_unordered if self.real else builder.icmp_signed
+        differs = unequal("!=", *parts[0])
+        for part in parts[1:]:
+            differs = builder.or_(differs, unequal("!=", *part))
+        bits = ir.IntType(width)
+        with builder.if_then(builder.icmp_unsigned("!=", builder.bitcast(differs, bits), bits(0)), likely=False):
+            for number, part in enumerate(parts):
+                self._count_part(*part, builder.add(first, self.integer(number * width)), fresh)
+
+    def _count_part(self, value: Code, clamped: Code, first: Code, fresh: Code) -> None:
+        builder, width, lane = self.builder, value.type.count, ir.IntType(32)
+        lanes = ir.Constant(ir.VectorType(lane, width), list(range(width)))
+        begin, end = (
+            self.splat(builder.trunc(builder.sub(column, first), lane), width) for column in (fresh, self.counted)
+        )
+        counted = builder.and_(builder.icmp_signed(">=", lanes, begin), builder.icmp_signed("<", lanes, end))
+        compare = builder.fcmp_ordered if self.real else builder.icmp_signed
+        for place, beyond in enumerate(("<", ">")):
+            clipped = builder.and_(compare(beyond, value, clamped), counted)
+            number = builder.ctpop(builder.zext(builder.bitcast(clipped, ir.IntType(width)), self.word))
+            pointer = builder.gep(self.counts.data, [self.integer(place)])
+            builder.store(builder.add(builder.load(pointer), number), pointer)
 
     def _call(self, name: str, vector: Code) -> Code:
         kind = ir.FunctionType(vector.type, [vector.type])
@@ -192,18 +235,19 @@ class _Row(VectorCode):
             left = builder.sub(self.last, builder.load(self.position))
             builder.cbranch(builder.icmp_signed(">", left, self.integer(width // 2)), body, done)
             builder.position_at_end(body)
-            begin = self._smaller(builder.load(self.position), builder.sub(self.last, self.integer(width)))
+            fresh = builder.load(self.position)
+            begin = self._smaller(fresh, builder.sub(self.last, self.integer(width)))
             if bits:
-                self._packed(width, begin, bits)
+                self._packed(width, begin, fresh, bits)
             elif maximum:
-                self.epilogue.generate(self._largest(width, begin, weighted=weighted), begin)
+                self.epilogue.generate(self._largest(width, begin, weighted=weighted), begin, fresh)
             else:
-                self.epilogue.generate(self._sums(width, begin, weighted), begin)
-            builder.store(builder.add(builder.load(self.position), self.integer(width)), self.position)
+                self.epilogue.generate(self._sums(width, begin, weighted), begin, fresh)
+            builder.store(builder.add(fresh, self.integer(width)), self.position)
             builder.branch(test)
             builder.position_at_end(done)
 
-    def _packed(self, width: int, begin: Code, bits: int) -> None:
+    def _packed(self, width: int, begin: Code, fresh: Code, bits: int) -> None:
         """The sums of all planes of `width` bytes, each with its epilogue."""
         builder, planes = self.builder, 8 // bits
         narrow, wide = ir.VectorType(self.code, width), ir.VectorType(TOTAL, width)
@@ -223,8 +267,8 @@ class _Row(VectorCode):
                 builder.store(builder.add(builder.load(total), builder.zext(builder.load(part), wide)), total)
         row_bytes = builder.extract_value(self.message.shape, 1)
         for plane, total in enumerate(totals):
-            first = builder.add(begin, builder.mul(row_bytes, self.integer(plane)))
-            self.epilogue.generate(builder.load(total), first)
+            offset = builder.mul(row_bytes, self.integer(plane))
+            self.epilogue.generate(builder.load(total), builder.add(begin, offset), builder.add(fresh, offset))
 
     def _plane(self, row: Code, plane: int, bits: int) -> Code:
         width = row.type.count

@@ -8,7 +8,9 @@ import numpy as np
 import numpy.typing as npt
 
 from lpgnas.jit import jit
-from lpgnas.requantize import AnyCodes, Rescale, requantize
+from lpgnas.requantize import AnyCodes, Rescale, requantize, round_shift
+
+NOT_COUNTED = np.zeros(0, dtype=np.int64)
 
 
 class Epilogue(NamedTuple):
@@ -21,6 +23,8 @@ class Epilogue(NamedTuple):
         shortcut: [N, width] codes, or [N, 0] for none.
         shortcut_shift: alignment of the shortcut, >= 0.
         by: the rounding and the clamp.
+        clipped: [2] int64, to which the numbers of results that the clamp raises and lowers are added, or [0] for
+            none.
     """
 
     factor: npt.NDArray[np.int64]
@@ -29,6 +33,7 @@ class Epilogue(NamedTuple):
     shortcut: AnyCodes
     shortcut_shift: int
     by: Rescale
+    clipped: npt.NDArray[np.int64] = NOT_COUNTED
 
 
 @jit
@@ -42,6 +47,10 @@ def write_row(
         if shortcut.size:
             total += np.int64(shortcut[first + c]) << epilogue.shortcut_shift
         out[node, first + c] = requantize(total, epilogue.by)
+        if epilogue.clipped.size:
+            rounded = round_shift(total, epilogue.by)
+            epilogue.clipped[0] += rounded < epilogue.by.low
+            epilogue.clipped[1] += rounded > epilogue.by.high
 
 
 @jit

@@ -44,8 +44,14 @@ def rescale(shift: int, rounding: Rounding, low: int, high: int) -> Rescale:
 
 
 @jit
-def requantize(value: np.int64, by: Rescale) -> np.int64:
-    """`value * 2^-shift`, rounded once and saturated; int64 in and out. The proofs exclude overflow."""
+def round_shift(value: np.int64, by: Rescale) -> np.int64:
+    """`value * 2^-shift`, rounded once; int64 in and out. The proofs exclude overflow."""
     shifted = value << by.left
-    rounded = (shifted + by.addend + ((shifted >> by.right) & by.tie)) >> by.right
+    return (shifted + by.addend + ((shifted >> by.right) & by.tie)) >> by.right
+
+
+@jit
+def requantize(value: np.int64, by: Rescale) -> np.int64:
+    """`round_shift`, saturated."""
+    rounded = round_shift(value, by)
     return min(max(rounded, np.int64(by.low)), np.int64(by.high))

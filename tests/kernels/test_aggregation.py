@@ -31,7 +31,8 @@ import numpy as np, test_aggregation as t
 for seed in range(60):
     rng = np.random.default_rng(seed)
     dtype = str(rng.choice(["int8", "uint8", "int16", "uint16"]))
-    t.check(t.random_case(rng, int(rng.choice(t.WIDTHS[:10])), dtype, weighted=dtype == "int8"))
+    case = t.random_case(rng, int(rng.choice(t.WIDTHS[:10])), dtype, weighted=dtype == "int8")
+    t.check(case, counts=seed % 2 == 1)
 """
 
 
@@ -48,8 +49,11 @@ class Case:
     weights: np.ndarray | None = None
 
 
-def expected(case: Case) -> np.ndarray:
-    """The definition in Python integers."""
+NO_LIMIT = 1 << 100
+
+
+def rounded(case: Case) -> np.ndarray:
+    """The definition in Python integers, before the clamp."""
     graph, epilogue, rows = case.graph, case.epilogue, []
     for node in range(graph.num_nodes):
         edges = range(int(graph.indptr[node]), int(graph.indptr[node + 1]))
@@ -65,9 +69,24 @@ def expected(case: Case) -> np.ndarray:
                 total += int(epilogue.shortcut[node, c]) << epilogue.shortcut_shift
             bound = abs(total) << -case.shift if case.shift < 0 else abs(total) + (1 << case.shift >> 1)
             assert bound <= case.bounds.total
-            row.append(naive.requantize(total, case.shift, epilogue.by.low, epilogue.by.high, str(case.rounding)))
+            row.append(naive.requantize(total, case.shift, -NO_LIMIT, NO_LIMIT, str(case.rounding)))
         rows.append(row)
-    return np.array(rows)
+    return np.array(rows, dtype=object)
+
+
+def expected(case: Case) -> np.ndarray:
+    """The definition in Python integers."""
+    return np.asarray(np.clip(rounded(case), case.epilogue.by.low, case.epilogue.by.high), dtype=np.int64)
+
+
+def clipped(case: Case) -> list[int]:
+    """How many results the clamp raises and lowers."""
+    by, values = case.epilogue.by, rounded(case)
+    return [int((values < by.low).sum()), int((values > by.high).sum())]
+
+
+def counting(case: Case) -> Case:
+    return replace(case, epilogue=case.epilogue._replace(clipped=np.zeros(2, dtype=np.int64)))
 
 
 def run(case: Case, threads: int = 1) -> np.ndarray:
@@ -77,13 +96,15 @@ def run(case: Case, threads: int = 1) -> np.ndarray:
     return case.out
 
 
-def check(case: Case) -> None:
-    wanted = expected(case)
-    for total in (case.bounds.total, max(case.bounds.total, INT32_LIMIT)):  # in int32 where it fits, and in float64
-        assert np.array_equal(run(replace(case, bounds=replace(case.bounds, total=total))), wanted)
+def check(case: Case, *, counts: bool = False) -> None:
+    wanted, bounds = expected(case), case.bounds
+    proved = [replace(bounds, total=total) for total in (bounds.total, max(bounds.total, INT32_LIMIT))]
     if case.weights is None:
-        bounds = replace(case.bounds, accumulator=INT32_LIMIT)  # the plain loops
-        assert np.array_equal(run(replace(case, bounds=bounds)), wanted)
+        proved.append(replace(bounds, accumulator=INT32_LIMIT))  # the plain loops; before in int32 and in float64
+    for one in proved:
+        proven = replace(counting(case) if counts else case, bounds=one)
+        assert np.array_equal(run(proven), wanted)
+        assert proven.epilogue.clipped.tolist() == (clipped(case) if counts else [])
 
 
 def random_graph(rng: np.random.Generator) -> CsrGraph:
@@ -142,6 +163,19 @@ def test_equal_to_the_definition(seed: int, width: int) -> None:
     case = random_case(np.random.default_rng(seed), width)
     assert case.bounds.total < MAX_TOTAL
     check(case)
+
+
+@settings(deadline=None, max_examples=100)
+@given(seed=st.integers(0, 1 << 30), width=st.sampled_from(WIDTHS[:18]))
+def test_saturations_are_counted(seed: int, width: int) -> None:
+    """Every column once, also where tiles overlap; with several threads too, and on top of what is there."""
+    case = counting(random_case(np.random.default_rng(seed), width))
+    check(case, counts=True)
+    assert case.epilogue.clipped.tolist() == [0, 0]  # the check counts elsewhere
+    once = clipped(case)
+    for threads in (1, 3):
+        run(case, threads)
+        assert case.epilogue.clipped.tolist() == [(1 + (threads > 1)) * number for number in once]
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "int16", "uint16"])
@@ -277,7 +311,12 @@ def test_bad_arrays_are_refused() -> None:
             {"epilogue": case.epilogue._replace(shortcut=shared[:nodes]), "out": shared[:nodes]},
         ),
         ("is not exact", {"bounds": Bounds(128, 128, MAX_TOTAL)}),
+        ("clipped must be", {"epilogue": case.epilogue._replace(clipped=np.zeros(3, np.int64))}),
+        ("clipped must be", {"epilogue": case.epilogue._replace(clipped=np.zeros(2, np.int32))}),
+        ("clipped is read-only", {"epilogue": case.epilogue._replace(clipped=np.broadcast_to(np.int64(0), 2).copy())}),
+        ("clipped shares memory", {"epilogue": case.epilogue._replace(clipped=case.epilogue.bias[:2])}),
     ]
+    bad[-2][1]["epilogue"].clipped.flags.writeable = False
     for message, change in bad:
         with pytest.raises(KernelError, match=message):
             run(replace(case, **change))

@@ -100,7 +100,7 @@ def entries() -> dict[str, Entry]:
     shortcut = rng.integers(-128, 128, (NODES, COLUMNS), dtype=np.int8)
     by = rescale(3, Rounding.HALF_EVEN, -128, 127)
     factor, bias = rng.integers(1, 9, NODES), rng.integers(-50, 50, COLUMNS)
-    epilogue = Epilogue(factor, 1, bias, shortcut, 2, by)
+    epilogue = Epilogue(factor, 1, bias, shortcut, 2, by, np.zeros(2, dtype=np.int64))
     bounds = Bounds(128, 128 * EDGES * 127, 1 << 24)
     out, codes = guarded(rng), rng.integers(-8, 8, (ROWS, COLUMNS), dtype=np.int8)
     weights = rng.integers(0, 128, EDGES, dtype=np.uint8)

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from scipy import sparse
 
 from lpgnas.errors import CheckFailed, DegreeError, GraphError, ProgramError
-from lpgnas.integer_program import IntegerProgram
+from lpgnas.integer_program import Aggregate, IntegerProgram
 from lpgnas.kernels.executor import BLOCK_EDGES, Executor
 from lpgnas.kernels.fixed_point import (
     CountingInference,
@@ -54,7 +54,13 @@ def check_counts(program: IntegerProgram, graph: samples.SampleGraph) -> tuple[S
             assert 0 <= site.codes_used <= site.codes_in_format
             assert site.bits_needed <= site.bits <= max(site.bits, site.bits_to_hold)
     inference = CountingInference(Executor(program), graph.x, graph.edge_index)
-    assert np.array_equal(inference.predict().codes, Executor(program).run(graph.x, graph.edge_index).codes)
+    executor = Executor(program)
+    for _ in range(2):  # what is counted is that of the last run
+        assert np.array_equal(inference.predict().codes, executor.run(graph.x, graph.edge_index).codes)
+        assert inference.clipped.keys() == {op.output for op in program.operations if isinstance(op, Aggregate)}
+        for name, clipped in inference.clipped.items():
+            assert clipped.sum() == counted[name].saturations + counted[name].cut
+    assert executor.prepare(graph.x, graph.edge_index).clipped == {}
     return sites
 
 

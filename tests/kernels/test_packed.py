@@ -50,10 +50,15 @@ def check(seed: int, width: int, bits: int, signed: bool) -> None:
         factor, 1, rng.integers(-99, 99, width), shortcut, 2, rescale(12 if seed % 2 else 2, rounding, -128, 127)
     )
     out, plain = (np.empty((nodes, width), dtype=np.int8) for _ in range(2))
-    aggregate_sum(graph.indptr, graph.sources, codes, epilogue, np.empty(width, np.int64), plain)
+    clipped = np.zeros(2, dtype=np.int64)
+    counting = epilogue._replace(clipped=clipped)
+    aggregate_sum(graph.indptr, graph.sources, codes, counting, np.empty(width, np.int64), plain)
+    wanted, clipped[:] = clipped.tolist(), 0
     for bound in (INT32_LIMIT - 1, INT32_LIMIT):
-        aggregate_packed(graph, packed, epilogue, bound, out)
+        aggregate_packed(graph, packed, epilogue if seed % 4 else counting, bound, out)
         assert np.array_equal(out, plain)
+        assert clipped.tolist() == ([0, 0] if seed % 4 else wanted)  # nothing beyond the columns is counted
+        clipped[:] = 0
 
 
 @settings(deadline=None, max_examples=150)
