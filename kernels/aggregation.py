@@ -30,6 +30,7 @@ Integers = Any
 """An array of integers."""
 WHOLE = 1 << 40
 """A block of more edges than a row can have."""
+INT16_LIMIT = 1 << 15
 MOST_SHIFT = 62
 MOST_PLACES = 1 << 10
 """Of any shift."""
@@ -43,14 +44,14 @@ LEAST_BLOCK = 4
 class RowEpilogue(NamedTuple):
     """`out = clip(round(S * factor * scale + bias + shortcut * shortcut_scale), low, high)` in the type of the bias.
 
-    In int32 the rounding is `(t + addend + ((t >> right) & tie)) >> right`. In float64 all terms come divided by
-    2^right, and it is that of `t + addend`: to the nearest, ties to even, for `tie`, and else down. Every step is
-    exact in either.
+    In int16, which also holds the sums S, and in int32 the rounding is
+    `(t + addend + ((t >> right) & tie)) >> right`. In float64 all terms come divided by 2^right, and it is that of
+    `t + addend`: to the nearest, ties to even, for `tie`, and else down. Every step is exact in each.
 
     Attributes:
         factor: [N] int64 target coefficient, or empty for none.
         scale: multiplies it.
-        bias: [width] int32 or float64, zeros for none.
+        bias: [width] int16, int32 or float64, zeros for none.
         shortcut: [N, width] codes, or [N, 0] for none.
         shortcut_scale: multiplies it.
         right: bits of the right shift, 0 in float64.
@@ -109,14 +110,24 @@ def short_sums(magnitude: int, message: np.dtype[Any], largest_weight: int = 1) 
     return Short(np.empty(0, np.int32), WHOLE)
 
 
-def row_epilogue(epilogue: Epilogue, total_bound: int) -> RowEpilogue:
-    """The same epilogue for rows, whose totals are proved to stay within `total_bound`, below 2^53."""
+def row_epilogue(epilogue: Epilogue, total_bound: int, accumulator: int = INT32_LIMIT - 1) -> RowEpilogue:
+    """The same epilogue for rows, in the narrowest type that does.
+
+    Args:
+        epilogue: the epilogue.
+        total_bound: what its totals are proved to stay within, below 2^53.
+        accumulator: what the sums are proved to stay within, below 2^31.
+    """
     by = epilogue.by
     # a shift that the bound does not limit has nothing but zeros to move
     scale = 1 << min(epilogue.term_shift + by.left, MOST_SHIFT)
     shortcut_scale = 1 << min(epilogue.shortcut_shift + by.left, MOST_SHIFT)
     clipped = epilogue.clipped if epilogue.clipped.size else _NOTHING_COUNTED
     bias, rest = epilogue.bias << by.left, (by.tie, by.low, by.high, clipped, epilogue.bias.size)
+    if max(total_bound, accumulator) < INT16_LIMIT and by.right < 16:
+        limits = (max(by.low, -INT16_LIMIT), min(by.high, INT16_LIMIT - 1))  # no total is beyond them
+        short = (scale, bias.astype(np.int16), epilogue.shortcut, shortcut_scale, by.right, by.addend, by.tie)
+        return RowEpilogue(epilogue.factor, *short, *limits, *rest[3:])
     if total_bound < INT32_LIMIT and by.right < 32:
         narrow = (scale, bias.astype(np.int32), epilogue.shortcut, shortcut_scale, by.right, by.addend)
         return RowEpilogue(epilogue.factor, *narrow, *rest)
@@ -347,7 +358,7 @@ def row_calls(
         kernel, given = weighted_max_rows if maximum else weighted_sum_rows, (graph.sources, weights, message, short)
     calls = []
     for (first, last), clipped in zip(blocks, counts, strict=True):
-        by_row = row_epilogue(epilogue_of(epilogue, (first, last), clipped), bounds.total)
+        by_row = row_epilogue(epilogue_of(epilogue, (first, last), clipped), bounds.total, bounds.accumulator)
         calls.append(partial(kernel, graph.indptr[first : last + 1], *given, by_row, result[first:last]))
     return _summed(calls, counts, epilogue.clipped)
 
@@ -396,6 +407,9 @@ def row_blocks(indptr: npt.NDArray[np.int64], count: int) -> list[tuple[int, int
 
 def run_together(calls: Sequence[Callable[[], None]]) -> None:
     """Each call in a thread of its own, the last one in this; kernels run without the interpreter's lock."""
+    if len(calls) == 1:
+        calls[0]()
+        return
     others = [_pool(len(calls) - 1, os.getpid()).submit(call) for call in calls[:-1]]
     try:
         calls[-1]()

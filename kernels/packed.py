@@ -240,7 +240,7 @@ def aggregate_packed(
     check_array("message", message.data, np.uint8, (graph.message_rows, message.data.shape[1]))
     check_apart("message", message.data, out)
     kernel = {4: sum_rows_4, 2: sum_rows_2, 1: sum_rows_1}[message.bits]
-    rows, result = row_epilogue(epilogue, int(total_bound)), bits_of(out)
+    rows, result = row_epilogue(epilogue, int(total_bound), bounds.accumulator), bits_of(out)
     padding = message.planes * message.data.shape[1] - width
     if padding:  # rows of whole bytes; what is beyond the columns is dropped
         shortcut = np.pad(rows.shortcut, ((0, 0), (0, padding if rows.shortcut.size else 0)))

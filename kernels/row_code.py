@@ -1,7 +1,8 @@
 """LLVM code of the rows of `lpgnas.kernels.aggregation`: imported when Numba compiles them.
 
 A row is cut into tiles of columns. The sums of a tile stay in vector registers over all edges of the row: in the short
-type for a block of edges, which cannot overflow it, then widened to int32. The epilogue follows in the same registers.
+type for a block of edges, which cannot overflow it, then widened to int32 (or to int16, where that holds all sums). The
+epilogue follows in the same registers.
 LLVM splits vectors that the machine lacks.
 """
 
@@ -16,12 +17,11 @@ from lpgnas.kernels.vector_tiles import Code, VectorCode
 
 TILES = (128, 64, 32, 16, 8, 4, 2, 1)
 """Columns of a tile. What is left of a row takes the largest tile that it fills to more than half."""
-LANES = {False: 32, True: 16}
-"""Columns of the epilogue that are in registers at once, by whether its arithmetic is that of float64."""
+LANES = {16: 64, 32: 32, 64: 16}
+"""Columns of the epilogue that are in registers at once, by the bits of its arithmetic."""
 AHEAD = 16
 """How many edges ahead messages are fetched into the cache."""
 CACHE_LINE = 64
-TOTAL = ir.IntType(32)
 
 
 def row_intrinsic(*, weighted: bool, maximum: bool, bits: int = 0) -> Code:
@@ -57,8 +57,11 @@ def row_intrinsic(*, weighted: bool, maximum: bool, bits: int = 0) -> Code:
         def generate(context: Code, builder: Code, signature: Code, arguments: Code) -> Code:
             epilogue_code = EpilogueCode(context, builder, signature.args[8:], arguments[8:])
             code = _Row(context, builder, signature, arguments, epilogue_code)
+            done = builder.append_basic_block("row.done")
             for width in TILES:
-                code.tiles(width, weighted=weighted, maximum=maximum, bits=bits)
+                code.tiles(width, done, weighted=weighted, maximum=maximum, bits=bits)
+            builder.branch(done)
+            builder.position_at_end(done)
             return context.get_dummy_value()
 
         return signature, generate
@@ -67,9 +70,10 @@ def row_intrinsic(*, weighted: bool, maximum: bool, bits: int = 0) -> Code:
 
 
 class EpilogueCode(VectorCode):
-    """The epilogue of int32 totals, as `lpgnas.kernels.aggregation.RowEpilogue` says.
+    """The epilogue of sums, as `lpgnas.kernels.aggregation.RowEpilogue` says.
 
-    Its arithmetic is that of the bias: int32, or float64, which holds every integer below 2^53.
+    Its arithmetic is that of the bias: int16, int32, or float64, which holds every integer below 2^53. Sums are int16
+    or, for the others, int32.
     """
 
     def __init__(self, context: Code, builder: Code, kinds: Code, arguments: Code) -> None:
@@ -82,6 +86,7 @@ class EpilogueCode(VectorCode):
         self.out, self.node = self.array(kinds[2], arguments[2]), arguments[3]
         self.element = context.get_value_type(fields["bias"].dtype)
         self.real = isinstance(self.element, ir.DoubleType)
+        self.total = ir.IntType(32) if self.real else self.element
         self.counts: Code = None
         if fields["clipped"].dtype == types.int64:
             self.counts, self.counted = self.array(fields["clipped"], values["clipped"]), values["counted"]
@@ -106,7 +111,7 @@ class EpilogueCode(VectorCode):
     def generate(self, totals: Code, first: Code, fresh: Code) -> None:
         """The epilogue of the columns from `first` on, of which those before `fresh` have been counted."""
         width, lane = totals.type.count, ir.IntType(32)
-        count = min(LANES[self.real], width)
+        count = min(LANES[64 if self.real else self.total.width], width)
         parts = []
         for begin in range(0, width, count):
             mask = ir.Constant(ir.VectorType(lane, count), list(range(begin, begin + count)))
@@ -130,9 +135,9 @@ class EpilogueCode(VectorCode):
             builder.store(self._sum(value, own), total)
         rounded = self._rounded(builder.load(total))
         codes = clamped = self._clamped(rounded)
-        codes = builder.fptosi(codes, ir.VectorType(TOTAL, width)) if self.real else codes
+        codes = builder.fptosi(codes, ir.VectorType(self.total, width)) if self.real else codes
         narrow = ir.VectorType(self.narrow, width)
-        codes = builder.trunc(codes, narrow) if self.narrow.width < TOTAL.width else codes
+        codes = builder.trunc(codes, narrow) if self.narrow.width < self.total.width else codes
         self.store(codes, self.columns(self.out, self.node, first, narrow))
         return rounded, clamped
 
@@ -143,7 +148,7 @@ class EpilogueCode(VectorCode):
         builder = self.builder
         codes = ir.VectorType(self.shortcut.data.type.pointee, vector.count)
         own = self.load(self.columns(self.shortcut, self.node, first, codes))
-        own = (builder.sext if self.shortcut_signed else builder.zext)(own, ir.VectorType(TOTAL, vector.count))
+        own = self.extended(own, ir.VectorType(self.total, vector.count), signed=self.shortcut_signed)
         return builder.sitofp(own, vector) if self.real else own
 
     def _rounded(self, total: Code) -> Code:
@@ -222,7 +227,7 @@ class _Row(VectorCode):
         self.position = cgutils.alloca_once_value(builder, self.first)
         self.last_edge = builder.sub(edges, self.integer(1))
 
-    def tiles(self, width: int, *, weighted: bool, maximum: bool, bits: int) -> None:
+    def tiles(self, width: int, row_done: Code, *, weighted: bool, maximum: bool, bits: int) -> None:
         """All tiles of a width, in the order of falling widths. One may go back to columns that are written already."""
         builder = self.builder
         if bits and width * 8 // bits > TILES[0]:
@@ -246,13 +251,16 @@ class _Row(VectorCode):
             builder.store(builder.add(fresh, self.integer(width)), self.position)
             builder.branch(test)
             builder.position_at_end(done)
+            rest = builder.append_basic_block(f"tile{width}.rest")
+            builder.cbranch(builder.icmp_signed(">", left, self.integer(0)), rest, row_done)
+            builder.position_at_end(rest)
 
     def _packed(self, width: int, begin: Code, fresh: Code, bits: int) -> None:
         """The sums of all planes of `width` bytes, each with its epilogue."""
         builder, planes = self.builder, 8 // bits
-        narrow, wide = ir.VectorType(self.code, width), ir.VectorType(TOTAL, width)
+        narrow, wide = ir.VectorType(self.code, width), ir.VectorType(self.epilogue.total, width)
         parts, totals = ([cgutils.alloca_once(builder, kind) for _ in range(planes)] for kind in (narrow, wide))
-        lowest = builder.trunc(builder.mul(self.origin, builder.sub(self.end, self.start)), TOTAL)
+        lowest = builder.trunc(builder.mul(self.origin, builder.sub(self.end, self.start)), self.epilogue.total)
         for total in totals:
             builder.store(self.splat(lowest, width), total)
         with cgutils.for_range_slice(builder, self.start, self.end, self.block, inc=True) as (block, _):
@@ -278,7 +286,7 @@ class _Row(VectorCode):
     def _sums(self, width: int, begin: Code, weighted: bool) -> Code:
         """Block by block; most rows have one."""
         builder = self.builder
-        totals = cgutils.alloca_once(builder, ir.VectorType(TOTAL, width))
+        totals = cgutils.alloca_once(builder, ir.VectorType(self.epilogue.total, width))
         after = builder.add(self.start, self.block)
         builder.store(self._block(width, begin, self.start, self._smaller(after, self.end), weighted), totals)
         with cgutils.for_range_slice(builder, after, self.end, self.block, inc=True) as (block, _):
@@ -296,7 +304,7 @@ class _Row(VectorCode):
         builder.store(ir.Constant(short, None), part)
         with cgutils.for_range_slice(builder, start, end, self.integer(1), inc=True) as (edge, _):
             builder.store(builder.add(builder.load(part), self._term(edge, begin, short, weighted)), part)
-        return self._extended(builder.load(part), ir.VectorType(TOTAL, width), signed=True)
+        return self.extended(builder.load(part), ir.VectorType(self.epilogue.total, width), signed=True)
 
     def _largest(self, width: int, begin: Code, *, weighted: bool) -> Code:
         builder = self.builder
@@ -311,7 +319,7 @@ class _Row(VectorCode):
             term, so_far = self._term(edge, begin, kind, weighted), builder.load(best)
             larger = (builder.icmp_signed if signed else builder.icmp_unsigned)(">", term, so_far)
             builder.store(builder.select(larger, term, so_far), best)
-        return self._extended(builder.load(best), ir.VectorType(TOTAL, width), signed=signed)
+        return self.extended(builder.load(best), ir.VectorType(self.epilogue.total, width), signed=signed)
 
     def _term(self, edge: Code, begin: Code, kind: Code, weighted: bool) -> Code:
         """The message of an edge in the short type, times its weight."""
@@ -319,17 +327,12 @@ class _Row(VectorCode):
         self._fetch_ahead(edge, begin, kind.count)
         codes = ir.VectorType(self.code, kind.count)
         pointer = self.columns(self.message, self.index_at(self.sources, edge), begin, codes)
-        term = self._extended(self.load(pointer), kind, signed=self.signed)
+        term = self.extended(self.load(pointer), kind, signed=self.signed)
         if not weighted:
             return term
         weight = builder.load(builder.gep(self.weights.data, [builder.add(edge, self.origin)]))
         weight = builder.zext(weight, kind.element) if kind.element.width > weight.type.width else weight
         return builder.mul(term, self.splat(weight, kind.count))
-
-    def _extended(self, vector: Code, kind: Code, *, signed: bool) -> Code:
-        if vector.type.element.width == kind.element.width:
-            return vector
-        return (self.builder.sext if signed else self.builder.zext)(vector, kind)
 
     def _fetch_ahead(self, edge: Code, begin: Code, width: int) -> None:
         builder, byte, flag = self.builder, ir.IntType(8), ir.IntType(32)

@@ -90,6 +90,12 @@ class VectorCode:
         bits: int = element.width if isinstance(element, ir.IntType) else 32 if element == ir.FloatType() else 64
         return bits // 8
 
+    def extended(self, vector: Code, kind: Code, *, signed: bool) -> Code:
+        """Integers in lanes of another width, which holds them."""
+        if vector.type.element.width > kind.element.width:
+            return self.builder.trunc(vector, kind)
+        return (self.builder.sext if signed else self.builder.zext)(vector, kind)
+
     def splat(self, value: Code, width: int) -> Code:
         """A vector of `width` times `value`."""
         return splat(self.builder, value, ir.VectorType(value.type, width))
